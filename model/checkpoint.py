@@ -1,0 +1,112 @@
+"""Checkpoints: one safetensors file that says what it is.
+
+The tensors `network.*` are the weights, `training.*` (only while training may go on) the optimiser's state and
+the random generators. The header carries one JSON object: network, backbone, options, classes, and whatever
+training adds (its settings, its data, its figures). Nothing is pickled; loading is strict; a write is atomic.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.classes import ClassInfo
+from model.mtl import MultiTaskNetwork
+from model.networks import NetworkConfig
+
+FORMAT = 1
+_HEADER_KEY = "segdepth"
+
+
+class CheckpointError(Exception):
+    """A file that is not a checkpoint of this format, or not of this network; the message is one line."""
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        config: Names the network.
+        weights: Its state dict, on the CPU.
+        info: JSON values that training wrote: `training`, `data`, `evaluations`, `progress`.
+        training_state: Tensors by name; empty once training has ended.
+    """
+
+    config: NetworkConfig
+    weights: dict[str, Tensor]
+    info: dict[str, Any] = field(default_factory=dict)
+    training_state: dict[str, Tensor] = field(default_factory=dict)
+
+    def network(self) -> MultiTaskNetwork:
+        """The network with its weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: weights and network do not fit.
+        """
+        try:
+            network = self.config.build()
+            network.load_state_dict(self.weights, strict=True)
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the weights do not fit the network: {' '.join(str(error).split())[:300]}") from None
+        return network.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes `path` whole or not at all: a kill leaves the former file."""
+    config = checkpoint.config
+    header = {
+        "format": FORMAT,
+        "network": config.network,
+        "backbone": config.backbone,
+        "options": config.options,
+        "classes": [asdict(c) for c in config.classes],
+        **checkpoint.info,
+    }
+    tensors = {f"network.{k}": v for k, v in checkpoint.weights.items()}
+    tensors |= {f"training.{k}": v for k, v in checkpoint.training_state.items()}
+    temporary = path.with_name(f".{path.name}.partial")
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {_HEADER_KEY: json.dumps(header)}
+    )
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, or not of this format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+    try:
+        header = json.loads(metadata[_HEADER_KEY])
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"{path}: format {header['format']}, this version reads {FORMAT}")
+        classes = tuple(ClassInfo(c["id"], c["name"], tuple(c["color"])) for c in header["classes"])
+        config = NetworkConfig(header["network"], header["backbone"], classes, header["options"])
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise CheckpointError(f"{path}: not a segdepth checkpoint (its header is missing or incomplete)") from None
+    known = {"format", "network", "backbone", "options", "classes"}
+    return Checkpoint(
+        config=config,
+        weights={k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")},
+        info={k: v for k, v in header.items() if k not in known},
+        training_state={k.removeprefix("training."): v for k, v in tensors.items() if k.startswith("training.")},
+    )

@@ -1,0 +1,198 @@
+"""The paper's own networks: a shared encoder, a branch per task, exchange between the branches.
+
+Luo Huilan, Ye Ju, "Study of Multi-task Learning with Joint Semantic Segmentation and Depth Estimation",
+Computer Science 50(6A), 2023. MTL_SSW, with SE modules, SW modules and an ASPP context module:
+
+    X1 ───────────┬──────────────── X2 ──────────┬───────────────  X3 ──── …            X4 ── …
+                  │                  │            │                 │                    │
+    segmentation: SE1 ── SW ─ 1×1 ─ concat ──── SE2 ── SW ─ 1×1 ─ concat ─ SE3 ─ SW ─ concat ─ SE4 ─ ASPP ─ up
+                        ╳ (eq. 8)                     ╳                          ╳
+    depth:        SE1 ── SW ─ 1×1 ─ concat ──── SE2 ── SW ─ 1×1 ─ concat ─ SE3 ─ SW ─ concat ─ SE4 ─ ASPP ─ up
+
+Its ablations are the same class with three switches: SE modules, SW modules, context module.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.backbones import Backbone, normalize
+from model.heads import ASPPHead, FCNHead, PyramidPoolingHead, conv_bn_relu
+
+Task = Literal["segmentation", "depth"]
+TASKS: tuple[Task, Task] = ("segmentation", "depth")
+Context = Literal["aspp", "pp", "fcn"]
+
+
+class SEModule(nn.Module):
+    """Squeeze-and-excitation module of a branch (equations 1-5).
+
+        U = 1×1(concat(Xi, previous branch feature))                   (1), at the first stage U = X1
+        z = global mean of U                                           (2)
+        gate = sigmoid(BN(1×1(ReLU(BN(1×1(z))))))                      (3)
+        S = gate ⊙ U                                                   (4)
+        out = max-pool 2×2 (1×1(S)), more channels, the next stage's resolution   (5)
+
+    The gate's batch normalisation sees 1×1 maps, so a training batch needs more than one picture.
+
+    Args:
+        inputs: Channels of Xi and the previous feature together.
+        width: Channels of U. None leaves U = Xi.
+        outputs: Channels handed on.
+        pool: Halve the resolution; False where the next stage has the same (stages 3 and 4 at output stride 16).
+        reduction: The gate's bottleneck is width / reduction, at least 8.
+    """
+
+    def __init__(self, inputs: int, width: int | None, outputs: int, pool: bool, reduction: int = 32) -> None:
+        super().__init__()
+        self.reduce = nn.Identity() if width is None else conv_bn_relu(inputs, width)
+        width = width or inputs
+        squeezed = max(8, width // reduction)
+        self.gate = nn.Sequential(
+            nn.Conv2d(width, squeezed, 1, bias=False),
+            nn.BatchNorm2d(squeezed),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(squeezed, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.Sigmoid(),
+        )
+        self.expand = conv_bn_relu(width, outputs)
+        # Rounded up, as the encoder's strided convolutions round.
+        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True) if pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.reduce(x)
+        z = u.mean(dim=(2, 3), keepdim=True)  # [N, width, 1, 1]
+        out: Tensor = self.pool(self.expand(self.gate(z) * u))
+        return out
+
+
+class SWModule(nn.Module):
+    """Shared weights between two branches: Y_t = [X_seg, X_depth] W_tᵀ, then 1×1 C → C/4 (equation 8).
+
+    W_t (C × 2C, no bias) starts as α on the own branch and β on the other: [αI | βI] and [βI | αI].
+    """
+
+    def __init__(self, channels: int, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.mix = nn.ModuleDict({task: nn.Conv2d(2 * channels, channels, 1, bias=False) for task in TASKS})
+        self.lower = nn.ModuleDict({task: conv_bn_relu(channels, channels // 4) for task in TASKS})
+        self.start = (alpha, beta)
+
+    def reset_mix(self) -> None:
+        """Sets W_t to its start."""
+        alpha, beta = self.start
+        for task, (own, other) in zip(TASKS, ((alpha, beta), (beta, alpha)), strict=True):
+            weight = self.mix[task].weight
+            eye = torch.eye(len(weight), device=weight.device)
+            with torch.no_grad():
+                weight.copy_(torch.cat([own * eye, other * eye], dim=1)[:, :, None, None])
+
+    def forward(self, features: dict[Task, Tensor]) -> dict[Task, Tensor]:
+        both = torch.cat([features[task] for task in TASKS], dim=1)  # [N, 2C, h, w]
+        return {task: self.lower[task](self.mix[task](both)) for task in TASKS}
+
+
+class MultiTaskNetwork(nn.Module):
+    """The paper's networks, from the single-task baseline (STL_ASPP) to MTL_SSW.
+
+    Args:
+        backbone: The shared encoder.
+        classes: Number of segmentation classes.
+        tasks: The branches to build. One task makes a single-task network.
+        se: Cascaded SE modules; without, the heads stand on X4.
+        sw: (α, β) of the SW modules after SE1, SE2 and SE3, or None for none. Needs `se` and both tasks.
+        context: `aspp`, `pp` (pyramid pooling) or `fcn` (none).
+        aspp_rates: Dilation rates of the ASPP head.
+        dropout: In the ASPP head.
+        reduction: Of the SE gates.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        *,
+        tasks: tuple[Task, ...] = TASKS,
+        se: bool = False,
+        sw: tuple[float, float] | None = None,
+        context: Context = "aspp",
+        aspp_rates: tuple[int, int, int] = (12, 24, 36),
+        dropout: float = 0.5,
+        reduction: int = 32,
+    ) -> None:
+        super().__init__()
+        if sw is not None and not (se and set(tasks) == set(TASKS)):
+            raise ValueError("SW modules stand between the SE modules of two branches: they need se and both tasks")
+        self.tasks = tuple(tasks)
+        self.backbone = backbone
+        c1, c2, c3, c4 = backbone.channels
+
+        self.se: nn.ModuleDict | None = None
+        self.sw: nn.ModuleList | None = None
+        if se:
+            handed_on = [c2, c3, c4]  # outputs of SE1..SE3, of which SW leaves a quarter
+            previous = [c // 4 for c in handed_on] if sw else handed_on
+            self.se = nn.ModuleDict(
+                {
+                    task: nn.ModuleList(
+                        [
+                            SEModule(c1, None, c2, pool=True, reduction=reduction),
+                            SEModule(c2 + previous[0], c2 // 2, c3, pool=True, reduction=reduction),
+                            SEModule(c3 + previous[1], c3 // 2, c4, pool=False, reduction=reduction),
+                            SEModule(c4 + previous[2], c4 // 2, c4, pool=False, reduction=reduction),
+                        ]
+                    )
+                    for task in tasks
+                }
+            )
+            if sw:
+                self.sw = nn.ModuleList(SWModule(c, *sw) for c in handed_on)
+
+        def head(outputs: int) -> nn.Module:
+            if context == "aspp":
+                return ASPPHead(c4, outputs, aspp_rates, dropout)
+            return PyramidPoolingHead(c4, outputs) if context == "pp" else FCNHead(c4, outputs)
+
+        outputs = {"segmentation": classes, "depth": 1}
+        self.heads = nn.ModuleDict({task: head(outputs[task]) for task in tasks})
+        self.reset_branches()
+
+    def reset_branches(self) -> None:
+        """Random start of everything but the encoder: He-normal convolutions, SW weights at (α, β)."""
+        for part in (self.se, self.sw, self.heads):
+            for module in part.modules() if part is not None else ():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, SWModule):
+                module.reset_mix()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Both maps of a picture.
+
+        Args:
+            image: sRGB in 0..1, [N, 3, H, W].
+
+        Returns:
+            `segmentation`: logits [N, classes, H, W]; `depth`: metres [N, 1, H, W]; only the tasks that were built.
+        """
+        features = self.backbone(normalize(image))
+        branches: dict[Task, Tensor] = dict.fromkeys(self.tasks, features.x4)
+        if self.se is not None:
+            for i, x in enumerate(features):
+                inputs = {t: x if i == 0 else torch.cat([x, branches[t]], dim=1) for t in self.tasks}
+                branches = {t: self.se[t][i](inputs[t]) for t in self.tasks}
+                if self.sw is not None and i < 3:
+                    branches = self.sw[i](branches)
+        size = image.shape[2:]
+        return {
+            t: F.interpolate(self.heads[t](branches[t]), size=size, mode="bilinear", align_corners=False)
+            for t in self.tasks
+        }

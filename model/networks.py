@@ -1,0 +1,75 @@
+"""Every network by its name, with what it takes to build it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from model.backbones import BACKBONES
+from model.classes import ClassSet
+from model.mtl import MultiTaskNetwork
+
+NETWORKS: dict[str, Callable[..., MultiTaskNetwork]] = {
+    "stl_aspp": partial(MultiTaskNetwork, tasks=("segmentation",)),
+    "stl_aspp_depth": partial(MultiTaskNetwork, tasks=("depth",)),
+    "mtl": MultiTaskNetwork,
+    "mtl_pp": partial(MultiTaskNetwork, context="pp"),
+    "mtl_se": partial(MultiTaskNetwork, se=True, context="fcn"),
+    "mtl_se_aspp": partial(MultiTaskNetwork, se=True),
+    "mtl_spp": partial(MultiTaskNetwork, se=True, context="pp"),
+    "mtl_sw_pp": partial(MultiTaskNetwork, se=True, sw=(0.9, 0.1), context="pp"),
+    "mtl_ssw": partial(MultiTaskNetwork, se=True, sw=(0.9, 0.1)),
+}
+
+PAPER_MI: dict[str, float] = {
+    "stl_aspp": 37.82,
+    "mtl": 53.18,
+    "mtl_pp": 66.43,
+    "mtl_se": 55.11,
+    "mtl_se_aspp": 68.5,
+    "mtl_spp": 83.91,
+    "mtl_sw_pp": 103.2,
+    "mtl_ssw": 89.9,
+}
+"""Parameters of the ResNet-50 networks in the paper's tables, in units of 2^20."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Names a network completely: with it and a state dict the network is back.
+
+    Attributes:
+        network: Key of `NETWORKS`.
+        backbone: Key of `BACKBONES`.
+        classes: The class set its segmentation speaks of.
+        options: Further constructor arguments of the network, as JSON knows them.
+    """
+
+    network: str
+    backbone: str
+    classes: ClassSet
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> MultiTaskNetwork:
+        """The network at its random start.
+
+        Raises:
+            ValueError: an unknown network, backbone or option; the message is one line.
+        """
+        for kind, name, known in (("network", self.network, NETWORKS), ("backbone", self.backbone, BACKBONES)):
+            if name not in known:
+                raise ValueError(f"unknown {kind} '{name}'; there are {', '.join(known)}")
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
+        try:
+            return NETWORKS[self.network](BACKBONES[self.backbone](), len(self.classes), **options)
+        except TypeError as error:
+            raise ValueError(f"{self.network} does not take these options: {error}") from None
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable and fixed parameters, without buffers."""
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,186 @@
+"""The engine: a small protocol, and its implementation on ONNX Runtime.
+
+The ONNX file is the contract: input `image` uint8 [N, H, W, 3], outputs `labels` uint8, `depth` uint16 (mm) and
+`confidence` uint8, all [N, H, W], and a model card in the metadata. A file that breaks it is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import onnxruntime
+from pydantic import ValidationError
+
+from service.card import METADATA_KEY, ModelCard
+from service.errors import StartupError
+from service.images import UInt8, UInt16
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+OUTPUTS = {"labels": "tensor(uint8)", "depth": "tensor(uint16)", "confidence": "tensor(uint8)"}
+# Where these run, the time goes; shape arithmetic on the CPU is as it should be.
+HEAVY_OPS = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "MatMul"}
+
+
+class Prediction(NamedTuple):
+    """The maps of a batch, each [N, H, W]."""
+
+    labels: UInt8
+    depth: UInt16
+    """Millimetres, 0 where invalid."""
+    confidence: UInt8
+    """The winning softmax probability x 255."""
+
+
+class Engine(Protocol):
+    """Runs one model. After construction, all calls come from one thread."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime name of what runs the model."""
+
+    def warm_up(self, progress: Progress) -> None:
+        """Run every shape once that requests will need."""
+
+    def infer(self, batch: UInt8) -> Prediction:
+        """Run uint8 [N, H, W, 3], sRGB, of one of the card's sizes."""
+
+    def close(self) -> None: ...
+
+
+class OnnxEngine:
+    """An `Engine` on ONNX Runtime.
+
+    Raises:
+        StartupError: the file breaks the contract, or the device is not to be had; it says what is missing.
+    """
+
+    def __init__(
+        self, path: Path, device: Literal["cpu", "cuda"] = "cpu", *, threads: int = 0, max_batch: int = 1
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if device == "cuda":
+            self._session = _cuda_session(path, options)
+            # cuDNN plans each new shape, and each number of pictures is one.
+            self._warm_batches = range(1, max_batch + 1)
+            self.provider = CUDA
+        else:
+            options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+            # Spinning threads would take the cores from decoding and encoding.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            self._session = _session(path, options, [CPU])
+            self._warm_batches = range(1, 2)
+            self.provider = CPU
+        self.card = _contract(self._session, path)
+
+    def warm_up(self, progress: Progress) -> None:
+        """Run every size of the card (on CUDA: with every number of pictures), and check the answers' shapes."""
+        shapes = [(n, *size) for size in self.card.input.sizes for n in self._warm_batches]
+        for done, shape in enumerate(shapes):
+            progress(done, len(shapes))
+            noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+            prediction = self.infer(noise)
+            shapes_out = {name: plane.shape for name, plane in prediction._asdict().items()}
+            for name, found in shapes_out.items():
+                if found != shape:
+                    raise StartupError(f"the model's output {name} has shape {list(found)}, not {list(shape)}")
+            if int(prediction.labels.max()) >= len(self.card.classes):
+                raise StartupError(f"the model gives class {prediction.labels.max()}, which its card does not have")
+        progress(len(shapes), len(shapes))
+
+    def infer(self, batch: UInt8) -> Prediction:
+        return Prediction(*self._session.run(list(OUTPUTS), {"image": batch}))
+
+    def close(self) -> None:
+        del self._session
+
+
+def read_card(path: Path) -> ModelCard:
+    """The model card of an ONNX file, after checking that the file keeps the contract.
+
+    Raises:
+        StartupError: no such file, not an ONNX file, without a valid card, or with other inputs or outputs.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # Reading needs no optimised graph.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    return _contract(_session(path, options, [CPU]), path)
+
+
+def _session(path: Path, options: Any, providers: list[Any]) -> Any:
+    if not path.is_file():
+        raise StartupError(f"there is no model file {path}")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own exceptions have no common public base.
+        raise StartupError(f"{path} is not an ONNX file that ONNX Runtime can load: {str(error)[:300]}") from None
+
+
+def _cuda_session(path: Path, options: Any) -> Any:
+    if CUDA not in onnxruntime.get_available_providers():
+        raise StartupError(
+            "device cuda was asked for, but this onnxruntime is built without CUDA: install segdepth[gpu] instead of "
+            "segdepth[cpu]"
+        )
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = _session(path, options, [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC"})])
+    if CUDA not in session.get_providers():
+        raise StartupError(
+            "device cuda was asked for, but ONNX Runtime could not use it: check that `nvidia-smi` shows a GPU and "
+            "that the CUDA and cuDNN libraries of segdepth[gpu] are installed; its log above names what is missing"
+        )
+    elsewhere = [
+        node.op_type
+        for subgraph in session.get_provider_graph_assignment_info()
+        for node in subgraph.get_nodes()
+        if subgraph.ep_name != CUDA and node.op_type in HEAVY_OPS
+    ]
+    if elsewhere:
+        raise StartupError(f"device cuda was asked for, but {len(elsewhere)} {elsewhere[0]} nodes would run on the CPU")
+    return session
+
+
+def _contract(session: Any, path: Path) -> ModelCard:
+    """Check inputs and outputs, and give the card."""
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise StartupError(f"{path} has no model card: the metadata key {METADATA_KEY!r} is missing")
+    try:
+        card = ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(whole)"
+        raise StartupError(f"{path} has an invalid model card: {field}: {first['msg']}") from None
+
+    inputs = {i.name: i for i in session.get_inputs()}
+    image = inputs.get("image")
+    if list(inputs) != ["image"] or image is None or image.type != "tensor(uint8)" or not _is_image(image.shape):
+        found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs.values())
+        raise StartupError(f"{path}: its input must be image uint8 [N, H, W, 3] with symbolic N, H, W, not {found}")
+    outputs = {o.name: o for o in session.get_outputs()}
+    for name, type_ in OUTPUTS.items():
+        wanted = f"{path}: its output {name} must be {type_.removeprefix('tensor(').removesuffix(')')} [N, H, W]"
+        if name not in outputs:
+            raise StartupError(f"{wanted}; it has none of that name")
+        if outputs[name].type != type_ or len(outputs[name].shape) != 3:
+            raise StartupError(f"{wanted}, not {outputs[name].type} {outputs[name].shape}")
+    return card
+
+
+def _is_image(shape: list[Any]) -> bool:
+    return len(shape) == 4 and shape[3] == 3 and not any(isinstance(side, int) for side in shape[:3])

@@ -1,0 +1,237 @@
+"""Errors: what a client is told (RFC 9457 problems), and why the service does not start.
+
+Problem 500                     every error with an HTTP answer of its own
+├── InvalidRequest 422          no file, several files, a broken form
+├── BrokenImage 422             a known picture format, but damaged or not supported
+├── UnsupportedImage 415        not one of the picture formats
+├── PayloadTooLarge 413
+│   ├── TooManyPixels           by the picture's header
+│   └── BodyTooLarge            by bytes; the rest of the body is not read
+├── NotAcceptable 406           `Accept` allows nothing we have
+├── ClientGone 400              nobody is left to answer
+├── Unavailable 503             with Retry-After
+│   ├── NotReady                the model is still being loaded
+│   ├── Overloaded              the queue is full
+│   └── Stopping                the server is shutting down
+├── DeadlineExceeded 504
+└── InferenceFailed 500
+StartupError                    ends the process
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger("segdepth")
+
+MEDIA_TYPE = "application/problem+json"
+DRAIN_BYTES = 64 * 1024 * 1024
+DRAIN_SECONDS = 5.0
+
+
+class ProblemBody(BaseModel):
+    """The body of every error answer (RFC 9457)."""
+
+    # Some problems say more: `/health/ready` adds `progress`.
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:segdepth:problem:unsupported-image"])
+    title: str = Field(examples=["Not a supported picture"])
+    status: int = Field(examples=[415])
+    detail: str = Field(examples=["Send a JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF."])
+
+
+class Problem(Exception):  # noqa: N818 - the RFC's word
+    """An error with an HTTP answer: `status`, `kind` (the end of the type URN) and `title` belong to the class."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers or {}
+        self.members = members
+
+
+class InvalidRequest(Problem):
+    status, kind, title = 422, "invalid-request", "Invalid request"
+
+
+class BrokenImage(Problem):
+    status, kind, title = 422, "broken-image", "The picture cannot be read"
+
+
+class UnsupportedImage(Problem):
+    status, kind, title = 415, "unsupported-image", "Not a supported picture"
+
+
+class PayloadTooLarge(Problem):
+    status, kind, title = 413, "too-large", "Too large"
+
+
+class TooManyPixels(PayloadTooLarge):
+    kind, title = "too-many-pixels", "The picture has too many pixels"
+
+
+class BodyTooLarge(PayloadTooLarge):
+    kind, title = "body-too-large", "The request body is too large"
+
+
+class NotAcceptable(Problem):
+    status, kind, title = 406, "not-acceptable", "No acceptable answer"
+
+
+class ClientGone(Problem):
+    """Never read by anyone; the status is for the log and the metrics."""
+
+    status, kind, title = 400, "client-gone", "The client went away"
+
+
+class Unavailable(Problem):
+    """Try again after `retry_after` seconds (rounded up to whole ones, at least 1)."""
+
+    status, kind, title = 503, "unavailable", "Not available now"
+
+    def __init__(self, detail: str, retry_after: float, **members: Any) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after)))}, **members)
+
+
+class NotReady(Unavailable):
+    kind, title = "not-ready", "The model is being loaded"
+
+
+class Overloaded(Unavailable):
+    kind, title = "overloaded", "Too many requests at once"
+
+
+class Stopping(Unavailable):
+    kind, title = "stopping", "The server is shutting down"
+
+
+class DeadlineExceeded(Problem):
+    status, kind, title = 504, "deadline-exceeded", "The answer took too long"
+
+
+class InferenceFailed(Problem):
+    kind, title = "inference-failed", "The model failed on this picture"
+
+
+class StartupError(SystemExit):
+    """Why the service does not start, in one line.
+
+    It is a `SystemExit`, so that wherever it is raised (our command, or `uvicorn --factory` calling `create_app`)
+    Python ends the process with that line on stderr and exit code 1, without a traceback.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("segdepth: " + " ".join(reason.split()))
+
+
+class _ProblemResponse(JSONResponse):
+    media_type = MEDIA_TYPE
+
+
+class _UnreadBodyResponse(_ProblemResponse):
+    """Answers before the whole body was read.
+
+    Closing a connection with unread bytes resets it, and the client never sees the answer. So the answer goes out
+    first, then a bounded part of the body is read and thrown away, and only then the connection is closed.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.headers["Connection"] = "close"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        # Reading would invite a client to send that waits for `100 Continue`.
+        if (b"expect", b"100-continue") not in scope["headers"]:
+            await _drain(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drain(receive: Receive) -> None:
+    left = DRAIN_BYTES
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        pass
+
+
+def _body(type_: str, title: str, status: int, detail: str, **members: Any) -> dict[str, Any]:
+    return {"type": type_, "title": title, "status": status, "detail": detail, **members}
+
+
+def problem_response(problem: Problem) -> Response:
+    """The RFC 9457 answer for a problem."""
+    response = _UnreadBodyResponse if isinstance(problem, BodyTooLarge) else _ProblemResponse
+    content = _body(
+        f"urn:segdepth:problem:{problem.kind}", problem.title, problem.status, problem.detail, **problem.members
+    )
+    return response(content, status_code=problem.status, headers=problem.headers)
+
+
+def _plain_problem(status: int, detail: str, headers: Any = None) -> Response:
+    """An error without a type of its own: as RFC 9457 says, its title is the status' phrase."""
+    content = _body("about:blank", HTTPStatus(status).phrase, status, detail)
+    return _ProblemResponse(content, status_code=status, headers=headers)
+
+
+async def _on_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem_response(error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if error.status_code == 404:
+        detail = f"There is nothing at {request.url.path}; /docs lists what there is."
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        detail = f"{request.method} is not allowed at {request.url.path}; use {allowed}."
+    return _plain_problem(error.status_code, detail, error.headers)
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    details = [f"{' '.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+    return problem_response(InvalidRequest("; ".join(details)))
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return problem_response(ClientGone("The connection was closed before the upload was complete."))
+
+
+async def _on_unexpected(_request: Request, _error: Exception) -> Response:
+    # The server logs the traceback; a client learns nothing about our insides.
+    return _plain_problem(500, "An unexpected error; the server's log has the details.")
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_unexpected)

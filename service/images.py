@@ -1,0 +1,301 @@
+"""Pictures: from a client's bytes to a model canvas, and from the model's maps to pictures of the uploaded size.
+
+    decode  bytes -> uint8 [H, W, 3], sRGB, upright
+    fit     uint8 [H, W, 3] -> uint8 [h, w, 3] of one of the model's sizes (letterbox), and where the picture lies in it
+    unfit_* maps [h, w] -> maps [H, W], padding cut off
+    *_png   maps -> PNG files
+
+Whatever a file does inside Pillow ends as a `Problem` with a 4xx status.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, features
+
+from service.errors import BrokenImage, Problem, TooManyPixels, UnsupportedImage
+
+UInt8 = NDArray[np.uint8]
+UInt16 = NDArray[np.uint16]
+Color = tuple[int, int, int]
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+# The mean of ImageNet, in sRGB: after normalisation it is about 0, which is also what convolutions pad with.
+PADDING: Color = (124, 116, 104)
+WHITE: Color = (255, 255, 255)
+INVALID_DEPTH = 0
+# Encoding is most of the time of a request; level 1 is several times as fast as Pillow's default, 6.
+COMPRESS_LEVEL = 1
+
+# Between its limit and twice that Pillow only warns. Here the limit is the limit.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+# What it finds odd in a client's file is of no use in the server's log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_HAS_AVIF = bool(features.check("avif"))
+FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF") + (("AVIF",) if _HAS_AVIF else ())
+
+# How a stored picture is turned to stand upright, by the value of the EXIF tag Orientation (1 is upright already).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+# --- decode ---------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, max_pixels: int) -> UInt8:
+    """A picture file as upright sRGB pixels, uint8 [H, W, 3].
+
+    The EXIF orientation is applied, transparency is put on white, 16 bits per channel are scaled to 8, and of an
+    animation or a multi-page file the first picture is taken.
+
+    Raises:
+        UnsupportedImage: not one of `FORMATS`.
+        TooManyPixels: the header announces more than `max_pixels`; nothing was decoded.
+        BrokenImage: one of `FORMATS`, but truncated, damaged, or of an unusual kind.
+    """
+    name = sniff(data)
+    if name is None:
+        raise UnsupportedImage(f"The body is not a picture. Send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    # The limit inside Pillow is a global of the process. It also guards what our own check does not see,
+    # such as tiles that are larger than the picture.
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        if name == "PNG":
+            # Pillow does not look at the checksums of pixel data when it decodes.
+            with _open(data, name, max_pixels) as image:
+                image.verify()
+        with _open(data, name, max_pixels) as image:
+            image.load()
+            return np.asarray(_to_rgb(_upright(image)))
+    except Problem:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels(max_pixels) from None
+    except Exception as error:  # Pillow's plugins raise nearly anything on a hostile file.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its header is damaged or cut off"
+        raise BrokenImage(f"The {name} cannot be decoded: {reason}.") from None
+
+
+def sniff(data: bytes) -> str | None:
+    """The picture format by the first bytes, one of `FORMATS`, or None."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    # "BM" alone also starts English text; the size of the second header tells.
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in (12, 16, 40, 52, 56, 64, 108, 124):
+        return "BMP"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if _HAS_AVIF and data[4:8] == b"ftyp":
+        box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+        brands = {box[i : i + 4] for i in range(0, len(box), 4)}
+        return "AVIF" if brands & {b"avif", b"avis"} else None
+    return None
+
+
+def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """Read the header only."""
+    image = Image.open(io.BytesIO(data), formats=[name])
+    if image.width * image.height > max_pixels:
+        raise _too_many_pixels(max_pixels)
+    return image
+
+
+def _too_many_pixels(max_pixels: int) -> TooManyPixels:
+    return TooManyPixels(f"The picture has more than {max_pixels} pixels, the limit of this server.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Read after loading: a PNG may carry EXIF behind its pixels, and the TIFF plugin turns the picture by itself.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # A picture with corrupt EXIF is still a picture.
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_scale_to_8_bits(np.asarray(image, dtype=np.float64))).convert("RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, WHITE)
+        white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _scale_to_8_bits(grey: NDArray[np.float64]) -> UInt8:
+    """32-bit grey, whose range no header tells: the smallest usual range (1, 8, 16 or 32 bits) that holds it."""
+    grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(grey.max())
+    full = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), 2.0**32 - 1)
+    scaled: UInt8 = np.rint(grey.clip(0, full) * (255.0 / full)).astype(np.uint8)
+    return scaled
+
+
+# --- fit and unfit --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a picture lies in a canvas. All in pixels."""
+
+    size: Size
+    """Of the picture as uploaded and seen upright."""
+    canvas: Size
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def letterbox(size: Size, sizes: Sequence[Size]) -> Letterbox:
+    """Place a picture of `size` into that of `sizes` that keeps most of its pixels, in the middle, in its aspect ratio.
+
+    Where several sizes keep as many, the one with the least padding is taken, then the largest.
+    """
+    height, width = size
+
+    def scale(canvas: Size) -> float:
+        return min(canvas[0] / height, canvas[1] / width)
+
+    def merit(canvas: Size) -> tuple[float, float, int]:
+        area = canvas[0] * canvas[1]
+        return min(1.0, scale(canvas)), scale(canvas) ** 2 * height * width / area, area
+
+    canvas = max(sizes, key=merit)
+    # An extreme picture, such as 1 x 3000, still gets one pixel.
+    inner_height = min(canvas[0], max(1, round(height * scale(canvas))))
+    inner_width = min(canvas[1], max(1, round(width * scale(canvas))))
+    top, left = (canvas[0] - inner_height) // 2, (canvas[1] - inner_width) // 2
+    return Letterbox(size, canvas, top, left, inner_height, inner_width)
+
+
+def fit(picture: UInt8, sizes: Sequence[Size]) -> tuple[UInt8, Letterbox]:
+    """Bring uint8 [H, W, 3] to one of the model's sizes: the canvas, uint8 [h, w, 3], and where the picture lies."""
+    box = letterbox(picture.shape[:2], sizes)
+    image = Image.fromarray(picture).resize((box.width, box.height), Image.Resampling.BILINEAR)
+    canvas = Image.new("RGB", (box.canvas[1], box.canvas[0]), PADDING)
+    canvas.paste(image, (box.left, box.top))
+    return np.asarray(canvas), box
+
+
+def _content(plane: NDArray[np.generic], box: Letterbox) -> NDArray[np.generic]:
+    return plane[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def unfit_nearest(plane: UInt8, box: Letterbox) -> UInt8:
+    """Labels or confidence, uint8 [h, w] -> [H, W], by nearest neighbour."""
+    image = Image.fromarray(_content(plane, box))
+    return np.asarray(image.resize(box.size[::-1], Image.Resampling.NEAREST))
+
+
+def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
+    """Depth in mm, uint16 [h, w] -> [H, W], bilinear over valid pixels only.
+
+    A pixel is invalid (0) where its nearest neighbour is; elsewhere invalid neighbours have no weight.
+    """
+    content = np.ascontiguousarray(_content(depth, box))
+    if content.shape == box.size:
+        return cast(UInt16, content)
+    size = box.size[::-1]
+    valid = content != INVALID_DEPTH
+    if valid.all():
+        # Within 16 bits, because of the memory that a large picture takes as floats.
+        return np.asarray(Image.fromarray(content).resize(size, Image.Resampling.BILINEAR))
+    total = np.asarray(Image.fromarray(content.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    weight = np.asarray(Image.fromarray(valid.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    nearest = np.asarray(Image.fromarray(valid.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
+    out = np.zeros(box.size, np.float32)
+    np.divide(total, weight, out=out, where=(nearest != 0) & (weight > 0))
+    return np.rint(out).astype(np.uint16)
+
+
+# --- encode ---------------------------------------------------------------------------------------------------
+
+
+def mask_png(labels: UInt8, colors: Sequence[Color]) -> bytes:
+    """A palette PNG of uint8 [H, W]: each pixel's value is its class id, and the palette has the classes' colours."""
+    return _png(_palette_image(labels, colors))
+
+
+def depth_png(depth: UInt16) -> bytes:
+    """A 16-bit grey PNG of mm, uint16 [H, W], lossless; unit, scale to metres and invalid value are in its text."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("unit", "mm")
+    text.add_text("scale", "0.001")
+    text.add_text("invalid", str(INVALID_DEPTH))
+    return _png(Image.fromarray(depth), text)
+
+
+def depth_color_png(depth: UInt16, min_m: float, max_m: float) -> bytes:
+    """An RGB PNG of mm, uint16 [H, W], over the fixed range `min_m` to `max_m`: near is bright, invalid is black."""
+    return _png(Image.fromarray(_depth_colors(min_m, max_m)[depth]))
+
+
+def overlay_png(picture: UInt8, labels: UInt8, colors: Sequence[Color]) -> bytes:
+    """An RGB PNG, half the picture, uint8 [H, W, 3], and half the colours of its classes, uint8 [H, W]."""
+    mask = _palette_image(labels, colors).convert("RGB")
+    return _png(Image.blend(Image.fromarray(picture), mask, 0.5))
+
+
+def _palette_image(labels: UInt8, colors: Sequence[Color]) -> Image.Image:
+    image = Image.fromarray(labels)
+    image.putpalette(np.array(colors, np.uint8).tobytes())
+    return image
+
+
+def _png(image: Image.Image, text: PngImagePlugin.PngInfo | None = None) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=COMPRESS_LEVEL, pnginfo=text)
+    return out.getvalue()
+
+
+@lru_cache(maxsize=4)
+def _depth_colors(min_m: float, max_m: float) -> UInt8:
+    """The colour of every depth in mm, uint8 [65536, 3]."""
+    depth_m = np.arange(65536) / 1000.0
+    near = 1.0 - ((depth_m - min_m) / (max_m - min_m)).clip(0.0, 1.0)
+    # Viridis (van der Walt and Smith, 2015; perceptually uniform), as Matt Zucker's polynomial of degree 6.
+    coefficients = [
+        (0.2777273272234177, 0.005407344544966578, 0.3340998053353061),
+        (0.1050930431085774, 1.404613529898575, 1.384590162594685),
+        (-0.3308618287255563, 0.214847559468213, 0.09509516302823659),
+        (-4.634230498983486, -5.799100973351585, -19.33244095627987),
+        (6.228269936347081, 14.17993336680509, 56.69055260068105),
+        (4.776384997670288, -13.74514537774601, -65.35303263337234),
+        (-5.435455855934631, 4.645852612178535, 26.3124352495832),
+    ]
+    rgb = np.polynomial.polynomial.polyval(near, np.array(coefficients)).T
+    colors: UInt8 = np.rint(rgb.clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    colors[INVALID_DEPTH] = 0
+    return colors

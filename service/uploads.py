@@ -1,0 +1,72 @@
+"""Reading an uploaded picture: a raw body, or the multipart field `file`; never more than the byte limit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from service.errors import BodyTooLarge, InvalidRequest
+
+FIELD = "file"
+
+
+class _InMemoryParser(MultiPartParser):
+    # Starlette moves larger files to disk; the body is bounded, and a container's disk may be read-only.
+    spool_max_size = 2**31
+
+    def close(self) -> None:
+        """Close all files, also one whose part was cut off and which is therefore not in the form."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
+
+async def read_upload(request: Request, max_bytes: int) -> bytes:
+    """The bytes of the uploaded file.
+
+    Raises:
+        BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
+        InvalidRequest: nothing, an empty file, several files, no field `file`, or a broken form.
+    """
+    too_large = BodyTooLarge(f"The request body is larger than {max_bytes} bytes, the limit of this server.")
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+
+    async def counted() -> AsyncGenerator[bytes, None]:
+        count = 0
+        async for chunk in request.stream():
+            count += len(chunk)
+            if count > max_bytes:
+                raise too_large
+            yield chunk
+
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        data = await _file_of_form(request, counted())
+    else:
+        data = b"".join([chunk async for chunk in counted()])
+    if not data:
+        raise InvalidRequest(f"The picture is empty. Send it as the body, or as the multipart field '{FIELD}'.")
+    return data
+
+
+async def _file_of_form(request: Request, stream: AsyncGenerator[bytes, None]) -> bytes:
+    parser = _InMemoryParser(request.headers, stream, max_files=8, max_fields=32)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest(f"The multipart form is broken: {error.message}") from None
+    try:
+        files = form.getlist(FIELD)
+        if len(files) > 1:
+            raise InvalidRequest(f"The form has {len(files)} fields '{FIELD}'; send one picture per request.")
+        if not files:
+            names = ", ".join(f"'{name}'" for name in form) or "no complete field"
+            raise InvalidRequest(f"The form has no field '{FIELD}' (it has {names}).")
+        if not isinstance(files[0], UploadFile):
+            raise InvalidRequest(f"The field '{FIELD}' must be a file, with a filename.")
+        return await files[0].read()
+    finally:
+        parser.close()

@@ -1,0 +1,35 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from service_onnx import write_model
+from service_process import Server, start
+
+
+@pytest.fixture(autouse=True)
+def _process_wide_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep settings of the environment out, and put back the pixel limit that decoding sets in Pillow."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    for name in os.environ:
+        if name.upper().startswith("SEGDEPTH_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ONNX file that keeps the contract."""
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path) -> Iterator[Server]:
+    """A real server process with the tiny model and small limits, ready."""
+    with start("--model", str(tiny_model), SEGDEPTH_MAX_BYTES="3000000", SEGDEPTH_MAX_PIXELS="2000000") as running:
+        running.wait_ready()
+        yield running

@@ -1,0 +1,338 @@
+"""service/images.py: exact values."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from service_client import encode, opened, quadrants
+
+from service import images
+from service.errors import BrokenImage, Problem, TooManyPixels, UnsupportedImage
+from service.images import Letterbox
+
+LIMIT = 1_000_000
+SIZES = [(48, 64), (64, 48)]
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
+
+
+def decode(data: bytes) -> np.ndarray:
+    return images.decode(data, LIMIT)
+
+
+def png(width: int, height: int, *, depth: int = 8, kind: int = 0, data: bytes = b"") -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+# --- decode
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format(format: str) -> None:
+    out = decode(encode(quadrants(), format))
+    assert out.shape == (48, 64, 3)
+    assert out.dtype == np.uint8
+    assert np.abs(out.astype(int)[12::24, 16::32] - quadrants()[12::24, 16::32]).max() <= 24
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif_orientation_stands_upright(orientation: int, format: str) -> None:
+    upright = quadrants(40, 60)
+    # How a camera held that way stores the scene: the inverse of the turn that the orientation asks for.
+    inverse = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(turns[inverse[orientation]])
+    assert stored.size == ((60, 40) if orientation < 5 else (40, 60))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = decode(encode(stored, format, exif=exif))
+    assert out.shape == (40, 60, 3)
+    for y, x in [(10, 15), (10, 45), (30, 15), (30, 45)]:
+        assert np.abs(out[y, x].astype(int) - upright[y, x]).max() < 40, (y, x)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_corrupt_exif_is_ignored(exif: bytes) -> None:
+    assert decode(encode(quadrants(), "JPEG", exif=exif)).shape == (48, 64, 3)
+
+
+def test_16_bit_grey_is_scaled() -> None:
+    values = np.array([[0, 128, 129, 257, 32768, 65279, 65535]], np.uint16)
+    assert decode(encode(values))[0, :, 0].tolist() == [0, 0, 1, 1, 128, 254, 255]
+
+
+def test_16_bit_rgb_png() -> None:
+    row = b"\0" + struct.pack(">6H", 65535, 0, 32768, 0, 65535, 256)
+    out = decode(png(2, 1, depth=16, kind=2, data=row))
+    assert out.tolist() == [[[255, 0, 128], [0, 255, 1]]]
+
+
+def test_cmyk_jpeg() -> None:
+    cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    assert np.abs(decode(encode(cmyk, "JPEG"))[8, 8].astype(int) - [255, 0, 0]).max() < 6
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("LA", (2, 1), (100, 255)), [100, 100, 100]),
+        (Image.new("LA", (2, 1), (100, 0)), [255, 255, 255]),
+        (Image.new("RGBA", (2, 1), (10, 20, 30, 255)), [10, 20, 30]),
+        (Image.new("RGBA", (2, 1), (0, 0, 0, 51)), [204, 204, 204]),
+        (Image.new("1", (2, 1), 1), [255, 255, 255]),
+        (Image.new("L", (2, 1), 7), [7, 7, 7]),
+    ],
+)
+def test_modes(image: Image.Image, expected: list[int]) -> None:
+    assert decode(encode(image))[0, 0].tolist() == expected
+
+
+def test_palette_with_transparency_is_put_on_white() -> None:
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    assert decode(encode(image, transparency=1))[0].tolist() == [[255, 0, 0], [255, 255, 255], [0, 0, 255]]
+    assert decode(encode(image, "GIF", transparency=1))[0, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("top", "expected"), [(1.0, 255), (200.0, 200), (65535.0, 255)])
+def test_float_and_32_bit_tiff(top: float, expected: int) -> None:
+    grey = np.array([[0.0, top]], np.float32)
+    assert decode(encode(grey, "TIFF"))[0, :, 0].tolist() == [0, expected]
+    assert decode(encode(Image.fromarray(grey.astype(np.int32)), "TIFF"))[0, 1, 0] == expected
+    grey[0, 0] = np.nan
+    assert decode(encode(grey, "TIFF"))[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame(format: str) -> None:
+    red, blue = Image.new("RGB", (32, 16), (255, 0, 0)), Image.new("RGB", (32, 16), (0, 0, 255))
+    out = decode(encode(red, format, save_all=True, append_images=[blue]))
+    assert out.shape == (16, 32, 3)
+    assert out[8, 8, 0] > 240
+    assert out[8, 8, 2] < 15
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"hello, a text",
+        b"BMW makes cars, and this is no bitmap at all",
+        b"%PDF-1.7\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        bytes(range(256)),
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"RIFF\0\0\0\0WAVE",
+        b"x",
+    ],
+)
+def test_what_is_no_picture(data: bytes) -> None:
+    with pytest.raises(UnsupportedImage, match="WebP"):
+        decode(data)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_truncated(format: str, keep: float) -> None:
+    rng = np.random.default_rng(0)
+    data = encode(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), format)
+    with pytest.raises(BrokenImage):
+        decode(data[: max(20, int(len(data) * keep))])
+
+
+def test_one_wrong_byte_in_a_png() -> None:
+    data = bytearray(encode(quadrants()))
+    data[data.index(b"IDAT") + 20] ^= 1
+    with pytest.raises(BrokenImage):
+        decode(bytes(data))
+
+
+def test_nothing_a_damaged_file_does_is_an_error_of_ours() -> None:
+    rng = random.Random(0)
+    statuses = set()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    files = [encode(picture, format) for format in FORMATS]
+    files.append(encode(picture, "TIFF", compression="tiff_lzw"))
+    files.append(encode(picture.convert("P"), "GIF", save_all=True, append_images=[picture]))
+    for data in files:
+        for _ in range(60):
+            damaged = bytearray(data)
+            for _ in range(rng.randint(1, 8)):
+                # Headers are where the traps are.
+                damaged[rng.randrange(min(len(data), rng.choice([64, 200, len(data)])))] = rng.randrange(256)
+            try:
+                out = decode(bytes(damaged[: rng.choice([len(data), rng.randrange(len(data))])]))
+            except Problem as problem:
+                statuses.add(problem.status)
+            else:
+                assert out.ndim == 3
+    assert statuses == {413, 415, 422}
+
+
+def test_pixel_limit_is_read_from_the_header() -> None:
+    with pytest.raises(TooManyPixels, match="50000000 pixels"):
+        images.decode(png(20000, 20000, data=bytes(1000)), 50_000_000)
+    picture = encode(np.zeros((100, 100), np.uint8))
+    assert images.decode(picture, 10_000).shape == (100, 100, 3)
+    with pytest.raises(TooManyPixels):
+        images.decode(picture, 9_999)
+    with pytest.raises(TooManyPixels):
+        images.decode(picture, 100)
+
+
+@pytest.mark.parametrize("format", ["WEBP", "GIF", "TIFF", "BMP", "JPEG", "AVIF"])
+def test_pixel_limit_for_every_format(format: str) -> None:
+    picture = encode(np.zeros((100, 100, 3), np.uint8), format)
+    for limit in (9_999, 5_001, 100):
+        with pytest.raises(TooManyPixels):
+            images.decode(picture, limit)
+
+
+# --- fit and unfit
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((48, 64), Letterbox((48, 64), (48, 64), 0, 0, 48, 64)),
+        ((64, 48), Letterbox((64, 48), (64, 48), 0, 0, 64, 48)),
+        ((480, 640), Letterbox((480, 640), (48, 64), 0, 0, 48, 64)),
+        ((100, 400), Letterbox((100, 400), (48, 64), 16, 0, 16, 64)),
+        ((4000, 3000), Letterbox((4000, 3000), (64, 48), 0, 0, 64, 48)),
+        ((3000, 1), Letterbox((3000, 1), (64, 48), 0, 23, 64, 1)),
+        ((1, 3000), Letterbox((1, 3000), (48, 64), 23, 0, 1, 64)),
+        ((1, 1), Letterbox((1, 1), (48, 64), 0, 8, 48, 48)),
+    ],
+)
+def test_letterbox(size: tuple[int, int], expected: Letterbox) -> None:
+    assert images.letterbox(size, SIZES) == expected
+
+
+def test_letterbox_keeps_most_pixels_of_many_sizes() -> None:
+    sizes = [(24, 32), (48, 64), (64, 48)]
+    assert images.letterbox((480, 640), sizes).canvas == (48, 64)
+    assert images.letterbox((24, 32), sizes).canvas == (48, 64)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (96, 128), (30, 90), (300, 100), (1, 1), (1, 3000), (3000, 1)])
+def test_fit_and_back(size: tuple[int, int]) -> None:
+    picture = quadrants(*size)
+    canvas, box = images.fit(picture, SIZES)
+    assert canvas.shape == (*box.canvas, 3)
+    back = images.unfit_nearest(np.ascontiguousarray(canvas[..., 0]), box)
+    assert back.shape == size
+    height, width = size
+    for y, x in [(height // 4, width // 4), (height // 4, width * 3 // 4), (height * 3 // 4, width // 4)]:
+        assert back[y, x] == picture[y, x, 0]
+
+
+def test_padding_is_cut_off() -> None:
+    canvas, box = images.fit(np.zeros((10, 64, 3), np.uint8), SIZES)
+    assert canvas[0, 0].tolist() == list(images.PADDING)
+    depth = np.where(canvas[..., 0] == 0, 1234, 9999).astype(np.uint16)
+    assert (images.unfit_depth(depth, box) == 1234).all()
+
+
+def box_of(size: tuple[int, int], content: tuple[int, int]) -> Letterbox:
+    return Letterbox(size, content, 0, 0, *content)
+
+
+def test_depth_is_bilinear() -> None:
+    depth = np.array([[1000, 2000]], np.uint16)
+    assert images.unfit_depth(depth, box_of((1, 4), (1, 2))).tolist() == [[1000, 1250, 1750, 2000]]
+
+
+def test_depth_does_not_mix_with_invalid() -> None:
+    depth = np.array([[1000, 0, 3000]], np.uint16)
+    out = images.unfit_depth(depth, box_of((1, 6), (1, 3)))
+    assert out.tolist() == [[1000, 1000, 0, 0, 3000, 3000]]
+
+
+def test_depth_downscaled_averages_valid_pixels_only() -> None:
+    depth = np.array([[0, 2000, 2000, 0]], np.uint16)
+    out = images.unfit_depth(depth, box_of((1, 2), (1, 4)))
+    assert set(out.ravel().tolist()) <= {0, 2000}
+    assert (images.unfit_depth(np.zeros((4, 4), np.uint16), box_of((9, 7), (4, 4))) == 0).all()
+
+
+def test_depth_of_the_same_size_is_unchanged() -> None:
+    depth = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    assert np.array_equal(images.unfit_depth(depth, box_of((3, 4), (3, 4))), depth)
+    assert images.unfit_depth(np.full((3, 4), 65535, np.uint16), box_of((6, 8), (3, 4))).tolist() == [[65535] * 8] * 6
+
+
+# --- encode
+
+
+@pytest.mark.parametrize("classes", [2, 13, 40, 255])
+def test_mask_png_values_are_ids(classes: int) -> None:
+    colors = [(i, 255 - i, i // 2) for i in range(classes)]
+    labels = (np.arange(600).reshape(20, 30) % classes).astype(np.uint8)
+    mask = opened(images.mask_png(labels, colors))
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), labels)
+    assert mask.getpalette()[: 3 * classes] == [channel for color in colors for channel in color]
+
+
+def test_depth_png_is_exact_and_describes_itself() -> None:
+    depth = np.array([[0, 1, 255, 256], [1234, 32768, 65534, 65535]], np.uint16)
+    data = images.depth_png(depth)
+    assert (data[24], data[25]) == (16, 0)  # IHDR: 16 bits, grey
+    image = opened(data)
+    assert np.array_equal(np.asarray(image), depth)
+    assert image.text == {"unit": "mm", "scale": "0.001", "invalid": "0"}
+
+
+def test_depth_colors_are_fixed_by_the_range() -> None:
+    depth = np.array([[0, 500, 1000, 2500, 4000, 60000]], np.uint16)
+    row = np.asarray(opened(images.depth_color_png(depth, 1.0, 4.0)))[0].astype(int)
+    assert row[0].tolist() == [0, 0, 0]
+    assert row[1].tolist() == row[2].tolist()  # nearer than the range
+    assert row[4].tolist() == row[5].tolist()  # farther
+    brightness = row @ [299, 587, 114]
+    assert brightness[2] > brightness[3] > brightness[4] > 0
+    assert np.abs(row[2] - [253, 231, 37]).max() <= 6  # the ends of viridis
+    assert np.abs(row[4] - [68, 1, 84]).max() <= 6
+    # Never stretched per picture: the same depth has the same colour alone.
+    alone = np.asarray(opened(images.depth_color_png(depth[:, 3:4], 1.0, 4.0)))[0, 0]
+    assert alone.tolist() == row[3].tolist()
+
+
+def test_overlay() -> None:
+    picture = np.full((2, 2, 3), 100, np.uint8)
+    labels = np.array([[0, 1], [1, 0]], np.uint8)
+    out = np.asarray(opened(images.overlay_png(picture, labels, [(0, 0, 0), (200, 50, 0)])))
+    assert out[0, 0].tolist() == [50, 50, 50]
+    assert out[0, 1].tolist() == [150, 75, 50]
+
+
+def test_pillow_agrees_about_upright() -> None:
+    """Our turn by orientation is Pillow's, for each of them."""
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(quadrants(20, 30), exif=exif)
+        pillow = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        assert np.array_equal(decode(data), np.asarray(pillow))

@@ -1,0 +1,114 @@
+"""Paired augmentation: one geometric change for picture, label and depth, one photometric for the picture.
+
+Zooming by s is what a lens of s times the focal length does; at the network's size the same scene then looks
+s times nearer, so depth is divided by s (Eigen et al., NIPS 2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.backbones import IMAGENET_MEAN
+from model.classes import IGNORE
+
+INVALID_DEPTH = 0
+"""The depth value of pixels without a measurement, in millimetres and in metres."""
+
+
+class Picture(NamedTuple):
+    """image: uint8 [H, W, 3]; label: uint8 [H, W], 255 = ignore; depth: uint16 mm [H, W], 0 = invalid."""
+
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    depth: NDArray[np.uint16]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of a picture; it may reach beyond its border."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def resample(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
+    """The content of `box` at `size` (height, width).
+
+    The picture is interpolated (antialiased when shrinking); label and depth take the nearest pixel, for a mean of
+    two classes or of two surfaces is neither. Outside the picture: mean colour, ignore, invalid.
+    """
+    height, width = picture.label.shape
+    rows = np.floor(box.top + (np.arange(size[0]) + 0.5) * (box.bottom - box.top) / size[0]).astype(np.int64)
+    columns = np.floor(box.left + (np.arange(size[1]) + 0.5) * (box.right - box.left) / size[1]).astype(np.int64)
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
+    nearest = np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))
+    label = np.where(inside, picture.label[nearest], np.uint8(IGNORE))
+    depth = np.where(inside, picture.depth[nearest], np.uint16(INVALID_DEPTH))
+
+    image = picture.image
+    if not inside.all():
+        pad = np.ceil([max(0.0, -box.top), max(0.0, box.bottom - height), max(0.0, -box.left)]).astype(int)
+        top, bottom, left = (int(p) for p in pad)
+        right = int(np.ceil(max(0.0, box.right - width)))
+        mean = np.array([round(255 * m) for m in IMAGENET_MEAN], np.uint8)
+        canvas = np.broadcast_to(mean, (height + top + bottom, width + left + right, 3)).copy()
+        canvas[top : top + height, left : left + width] = image
+        image = canvas
+        box = Box(box.left + left, box.top + top, box.right + left, box.bottom + top)
+    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=tuple(box))
+    return Picture(np.asarray(resized), label, depth)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random zoom and crop to the training size, flip, and colour.
+
+    Attributes:
+        size: Training size (height, width).
+        zoom: Range of the zoom, drawn log-uniformly. 1 shows as much of the picture as the size's shape allows;
+            below 1 there is a border without labels.
+        flip: Mirror every other picture.
+        color: Strength of brightness, contrast, saturation, colour-cast and gamma changes: 0 is none, 1 is strong.
+    """
+
+    size: tuple[int, int]
+    zoom: tuple[float, float] = (1.0, 1.5)
+    flip: bool = True
+    color: float = 0.5
+
+    def __call__(self, picture: Picture, rng: np.random.Generator) -> Picture:
+        zoom = float(np.exp(rng.uniform(*np.log(self.zoom))))
+        height, width = picture.label.shape
+        # The largest window of the training shape that lies in the picture, made smaller by the zoom.
+        window = min(height / self.size[0], width / self.size[1]) / zoom
+        window_height, window_width = self.size[0] * window, self.size[1] * window
+        left = (width - window_width) * rng.uniform()
+        top = (height - window_height) * rng.uniform()
+        out = resample(picture, Box(left, top, left + window_width, top + window_height), self.size)
+        # Beyond uint16 (65 m) there is no room; the quotient of an invalid 0 is 0.
+        depth = np.round(out.depth / zoom).clip(0, 65535).astype(np.uint16)
+        image, label = out.image, out.label
+        if self.flip and rng.uniform() < 0.5:
+            image, label, depth = image[:, ::-1], label[:, ::-1], depth[:, ::-1]
+        if self.color > 0:
+            image = jitter(image, self.color, rng)
+        return Picture(np.ascontiguousarray(image), np.ascontiguousarray(label), np.ascontiguousarray(depth))
+
+
+def jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Photometric changes as cameras and lamps make them: gamma, colour cast, saturation, contrast, brightness."""
+    x = image.astype(np.float32) / 255
+    x = x ** np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength))
+    x *= np.exp(rng.uniform(-0.2, 0.2, size=3) * strength).astype(np.float32)
+    grey = (x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    x = grey + (x - grey) * np.float32(max(0.0, 1 + rng.uniform(-0.8, 0.8) * strength))
+    mean = grey.mean()
+    x = mean + (x - mean) * np.float32(1 + rng.uniform(-0.5, 0.5) * strength)
+    x *= np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength))
+    return np.round(x.clip(0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,199 @@
+"""The one data set format, and the one class that reads it.
+
+DIR/dataset.json        name, licence, classes, splits, intrinsics
+DIR/images/NAME.jpg     sRGB (or NAME.png)
+DIR/labels/NAME.png     uint8: class id, 255 = ignore
+DIR/depth/NAME.png      uint16: millimetres along the optical axis, 0 = invalid
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from model.classes import IGNORE, ClassInfo, ClassSet
+from training.augment import Augmentation, Picture
+
+FORMAT = 1
+
+
+class DataError(Exception):
+    """A data set that cannot be used; the message is one line with the file and what was expected."""
+
+
+class Sample(TypedDict):
+    """image: sRGB in 0..1, float32 [3, H, W]; label: int64 [H, W]; depth: metres, float32 [H, W], 0 = invalid."""
+
+    image: Tensor
+    label: Tensor
+    depth: Tensor
+    name: str
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` says.
+
+    Attributes:
+        splits: Picture names by split (`train`, `val`, `test`).
+        intrinsics: fx, fy, cx, cy in pixels by picture name; may be empty.
+    """
+
+    root: Path
+    name: str
+    license: str
+    classes: ClassSet
+    splits: dict[str, list[str]]
+    intrinsics: dict[str, tuple[float, float, float, float]]
+
+
+def read_info(root: Path) -> DatasetInfo:
+    """Reads and checks `root/dataset.json`.
+
+    Raises:
+        DataError: it is missing, of another format, or incomplete.
+    """
+    path = root / "dataset.json"
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; a data set folder has dataset.json, images, labels, depth") from None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    try:
+        if raw["format"] != FORMAT:
+            raise DataError(f"{path}: format {raw['format']}, this version reads {FORMAT}")
+        classes = tuple(ClassInfo(int(c["id"]), str(c["name"]), tuple(c["color"])) for c in raw["classes"])
+        info = DatasetInfo(
+            root=root,
+            name=str(raw["name"]),
+            license=str(raw["license"]),
+            classes=classes,
+            splits={str(k): [str(name) for name in v] for k, v in raw["splits"].items()},
+            intrinsics={str(k): tuple(v) for k, v in raw.get("intrinsics", {}).items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: incomplete or wrong: {error!r}") from None
+    if [c.id for c in classes] != list(range(len(classes))) or not 1 <= len(classes) <= IGNORE:
+        raise DataError(f"{path}: class ids must count up from 0, and there may be 1 to {IGNORE}")
+    return info
+
+
+class FolderDataset(Dataset[Sample]):
+    """One split of a data set folder.
+
+    Indexed by (epoch, index), so that what augmentation draws depends on the seed, the epoch and the picture
+    alone: not on the number of workers, nor on whether training was interrupted. Plain evaluation has epoch 0.
+
+    Args:
+        info: The data set.
+        split: Key of `info.splits`.
+        augmentation: Applied to every picture; None leaves the picture as it is on disk.
+        seed: Of the augmentation.
+
+    Raises:
+        DataError: an unknown or empty split; when reading, a missing, damaged or ill-fitting file.
+    """
+
+    def __init__(self, info: DatasetInfo, split: str, augmentation: Augmentation | None = None, seed: int = 0) -> None:
+        if not info.splits.get(split):
+            have = ", ".join(f"{k} ({len(v)})" for k, v in info.splits.items())
+            raise DataError(f"{info.root / 'dataset.json'}: split '{split}' is missing or empty; there are: {have}")
+        self.info = info
+        self.split = split
+        self.names = info.splits[split]
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        picture = self.read(self.names[index])
+        if self.augmentation is not None:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            picture = self.augmentation(picture, rng)
+        return {
+            "image": torch.from_numpy(picture.image.transpose(2, 0, 1).astype(np.float32) / 255),
+            "label": torch.from_numpy(picture.label.astype(np.int64)),
+            "depth": torch.from_numpy(picture.depth.astype(np.float32) / 1000),
+            "name": self.names[index],
+        }
+
+    def read(self, name: str) -> Picture:
+        """The picture as it is on disk, checked."""
+        root = self.info.root
+        image_path = root / "images" / f"{name}.jpg"
+        if not image_path.is_file():
+            image_path = image_path.with_suffix(".png")
+        image = _read(image_path, "RGB", np.uint8)
+        label = _read(root / "labels" / f"{name}.png", "L", np.uint8)
+        depth = _read(root / "depth" / f"{name}.png", "I;16", np.uint16)
+        for folder, values in (("labels", label), ("depth", depth)):
+            if values.shape != image.shape[:2]:
+                raise DataError(
+                    f"{root / folder / name}.png: {values.shape[1]}x{values.shape[0]} pixels, "
+                    f"its picture has {image.shape[1]}x{image.shape[0]}"
+                )
+        outside = label[(label >= len(self.info.classes)) & (label != IGNORE)]
+        if outside.size:
+            raise DataError(
+                f"{root / 'labels' / name}.png: label {outside[0]} is outside the class set of {len(self.info.classes)}"
+            )
+        return Picture(image, label, depth)
+
+
+def _read(path: Path, mode: str, dtype: type[np.generic]) -> NDArray[Any]:
+    try:
+        with Image.open(path) as picture:
+            # Colour is converted; the values of labels and depth mean something, so their mode must be right.
+            if mode != "RGB" and picture.mode != mode and not (mode == "L" and picture.mode == "P"):
+                raise DataError(f"{path}: pixel mode {picture.mode}, expected {mode}")
+            return np.asarray(picture.convert("RGB") if mode == "RGB" else picture, dtype=dtype)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+
+
+def ignore_signals(worker: int) -> None:
+    """For data loader workers: a signal to the process group (Ctrl-C, a stopping container) is the main process's
+    to answer; it ends its workers when it has saved its checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) for the steps `start` to `epochs · steps_per_epoch`.
+
+    Every epoch is a permutation drawn from (seed, epoch); a last, incomplete batch is dropped, because batch
+    normalisation over 1×1 maps needs more than one picture. Starting at any step gives the very batches that an
+    uninterrupted run would have seen from there.
+    """
+
+    def __init__(self, pictures: int, batch_size: int, epochs: int, seed: int, start: int = 0) -> None:
+        self.pictures, self.batch_size, self.epochs, self.seed, self.start = pictures, batch_size, epochs, seed, start
+        self.steps_per_epoch = pictures // batch_size
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps_per_epoch - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first_epoch, skipped = divmod(self.start, self.steps_per_epoch)
+        for epoch in range(first_epoch, self.epochs):
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
+            for step in range(skipped if epoch == first_epoch else 0, self.steps_per_epoch):
+                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+                yield [(epoch, int(index)) for index in batch]
