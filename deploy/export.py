@@ -107,8 +107,8 @@ def load_pictures(folder: Path | None, size: tuple[int, int], count: int) -> NDA
             raise ExportError(f"{folder}: no .jpg or .png picture to compare on")
         out = []
         for i in range(count):
-            with Image.open(paths[i % len(paths)]) as picture:
-                out.append(np.asarray(picture.convert("RGB").resize((size[1], size[0]))))
+            with Image.open(paths[i % len(paths)]) as file:
+                out.append(np.asarray(file.convert("RGB").resize((size[1], size[0]))))
         return np.stack(out)
     rng = np.random.default_rng(0)
     total = np.zeros((count, *size, 3))
@@ -117,7 +117,8 @@ def load_pictures(folder: Path | None, size: tuple[int, int], count: int) -> NDA
             noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
             picture += np.asarray(noise.resize((size[1], size[0]), Image.Resampling.BICUBIC)) / cells**0.5
     low, high = total.min(axis=(1, 2, 3), keepdims=True), total.max(axis=(1, 2, 3), keepdims=True)
-    return (255 * (total - low) / (high - low)).astype(np.uint8)
+    made: NDArray[np.uint8] = (255 * (total - low) / (high - low)).astype(np.uint8)
+    return made
 
 
 def compare(
@@ -160,8 +161,8 @@ def compare(
     }
     if equal < least_equal or excess_mm > 0:
         raise ExportError(
-            f"PyTorch and ONNX Runtime disagree: {equal:.4%} equal labels (bound {least_equal:.1%}), depth off by up to "
-            f"{worst_mm} mm (bound {bound_mm:g} mm + {bound_share:.0%}); nothing was written"
+            f"PyTorch and ONNX Runtime disagree: {equal:.4%} equal labels (bound {least_equal:.1%}), depth off by "
+            f"up to {worst_mm} mm (bound {bound_mm:g} mm + {bound_share:.0%}); nothing was written"
         )
     return result
 

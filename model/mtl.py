@@ -86,11 +86,11 @@ class SWModule(nn.Module):
     def reset_mix(self) -> None:
         """Sets W_t to its start."""
         alpha, beta = self.start
-        for task, (own, other) in zip(TASKS, ((alpha, beta), (beta, alpha)), strict=True):
-            weight = self.mix[task].weight
+        for task, (left, right) in zip(TASKS, ((alpha, beta), (beta, alpha)), strict=True):
+            weight = self.mix[task].get_parameter("weight")
             eye = torch.eye(len(weight), device=weight.device)
             with torch.no_grad():
-                weight.copy_(torch.cat([own * eye, other * eye], dim=1)[:, :, None, None])
+                weight.copy_(torch.cat([left * eye, right * eye], dim=1)[:, :, None, None])
 
     def forward(self, features: dict[Task, Tensor]) -> dict[Task, Tensor]:
         both = torch.cat([features[task] for task in TASKS], dim=1)  # [N, 2C, h, w]
@@ -188,7 +188,7 @@ class MultiTaskNetwork(nn.Module):
         if self.se is not None:
             for i, x in enumerate(features):
                 inputs = {t: x if i == 0 else torch.cat([x, branches[t]], dim=1) for t in self.tasks}
-                branches = {t: self.se[t][i](inputs[t]) for t in self.tasks}
+                branches = {t: self.se[t].get_submodule(str(i))(inputs[t]) for t in self.tasks}
                 if self.sw is not None and i < 3:
                     branches = self.sw[i](branches)
         size = image.shape[2:]

@@ -61,7 +61,9 @@ def resample(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
         canvas[top : top + height, left : left + width] = image
         image = canvas
         box = Box(box.left + left, box.top + top, box.right + left, box.bottom + top)
-    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=tuple(box))
+    resized = Image.fromarray(image).resize(
+        (size[1], size[0]), Image.Resampling.BILINEAR, box=(box.left, box.top, box.right, box.bottom)
+    )
     return Picture(np.asarray(resized), label, depth)
 
 
@@ -111,4 +113,5 @@ def jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) 
     mean = grey.mean()
     x = mean + (x - mean) * np.float32(1 + rng.uniform(-0.5, 0.5) * strength)
     x *= np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength))
-    return np.round(x.clip(0, 1) * 255).astype(np.uint8)
+    out: NDArray[np.uint8] = np.round(x.clip(0, 1) * 255).astype(np.uint8)
+    return out

@@ -201,7 +201,8 @@ def train(args: argparse.Namespace) -> None:
     else:
         network.load_state_dict(former.weights)
     device = torch.device(args.device)
-    network.to(device, memory_format=torch.channels_last).train()  # a quarter faster on CPU, more on tensor cores
+    network.to(device).train()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
     optimizer = torch.optim.Adam(network.parameters(), lr=args.lr, weight_decay=args.weight_decay)
 
     start = former.info["progress"]["step"] if former else 0
@@ -269,13 +270,13 @@ def train(args: argparse.Namespace) -> None:
                 names = ", ".join(batch["name"])
                 raise TrainingError(f"the loss of step {step} is {value}; pictures: {names}")
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             step += 1
 
             bar.update()
             if step % 10 == 0 or step == steps:
-                bar.set_postfix(loss=f"{value:.3f}", **{k: f"{v.item():.3f}" for k, v in parts.items()})
+                bar.set_postfix({"loss": f"{value:.3f}"} | {k: f"{v.item():.3f}" for k, v in parts.items()})
                 writer.add_scalar("train/loss", value, step)
                 writer.add_scalar("train/lr", optimizer.param_groups[0]["lr"], step)
                 for task, part in parts.items():
