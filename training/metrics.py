@@ -36,7 +36,8 @@ class SegmentationMetrics:
         hit = np.diag(self.confusion).astype(np.float64)
         union = self.confusion.sum(0) + self.confusion.sum(1) - hit
         with np.errstate(invalid="ignore"):
-            return hit / union
+            iou: NDArray[np.float64] = hit / union
+        return iou
 
     def compute(self) -> dict[str, float]:
         """`miou` (mean of the IoUs that are not NaN), `pixel_acc`, `mean_acc` (over classes in the truth)."""
