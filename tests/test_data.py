@@ -1,0 +1,204 @@
+"""The data set format, its refusals, batch order and augmentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.classes import IGNORE
+from training.augment import Augmentation, Box, Picture, jitter, resample
+from training.data import DataError, FolderDataset, StepSampler, read_info
+
+
+def write_folder(root: Path, pictures: int = 4, size: tuple[int, int] = (12, 16)) -> dict[str, Any]:
+    """A small, valid data set of three classes; returns what its dataset.json holds."""
+    rng = np.random.default_rng(0)
+    names = [f"{i:06d}" for i in range(pictures)]
+    for folder in ("images", "labels", "depth"):
+        (root / folder).mkdir(parents=True)
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / "images" / f"{name}.jpg")
+        label = rng.integers(0, 3, size, dtype=np.uint8)
+        label[0, 0] = IGNORE
+        Image.fromarray(label).save(root / "labels" / f"{name}.png")
+        Image.fromarray(rng.integers(0, 9000, size).astype(np.uint16)).save(root / "depth" / f"{name}.png")
+    raw = {
+        "format": 1,
+        "name": "tiny",
+        "license": "CC0-1.0",
+        "classes": [{"id": i, "name": n, "color": [i, i, i]} for i, n in enumerate(("wall", "floor", "bed"))],
+        "splits": {"train": names[:-1], "val": names[-1:]},
+    }
+    (root / "dataset.json").write_text(json.dumps(raw))
+    return raw
+
+
+def test_a_sample_has_the_values_on_disk(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    dataset = FolderDataset(read_info(tmp_path), "train")
+    sample = dataset[(0, 1)]
+    assert sample["name"] == "000001"
+    assert sample["image"].shape == (3, 12, 16)
+    assert sample["image"].min() >= 0 and sample["image"].max() <= 1
+    depth = np.asarray(Image.open(tmp_path / "depth" / "000001.png"))
+    np.testing.assert_allclose(sample["depth"].numpy(), depth / 1000, rtol=1e-6)
+    assert sample["label"][0, 0] == IGNORE
+    np.testing.assert_array_equal(sample["label"].numpy(), np.asarray(Image.open(tmp_path / "labels" / "000001.png")))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda raw: raw.pop("classes"), "incomplete or wrong"),
+        (lambda raw: raw.update(format=9), "format 9, this version reads 1"),
+        (lambda raw: raw["classes"].pop(0), "must count up from 0"),
+        (lambda raw: raw.update(splits=[]), "incomplete or wrong"),
+    ],
+)
+def test_a_wrong_description_is_refused(tmp_path: Path, change: Any, reason: str) -> None:
+    raw = write_folder(tmp_path)
+    change(raw)
+    (tmp_path / "dataset.json").write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=reason):
+        read_info(tmp_path)
+
+
+def test_no_description_and_no_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_info(tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        read_info(tmp_path)
+
+
+def test_an_empty_or_unknown_split_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    with pytest.raises(DataError, match=r"split 'test' is missing or empty; there are: train \(3\), val \(1\)"):
+        FolderDataset(read_info(tmp_path), "test")
+
+
+def damage_size(root: Path) -> None:
+    Image.fromarray(np.zeros((3, 3), np.uint16)).save(root / "depth" / "000000.png")
+
+
+def damage_label(root: Path) -> None:
+    Image.fromarray(np.full((12, 16), 3, np.uint8)).save(root / "labels" / "000000.png")
+
+
+def damage_mode(root: Path) -> None:
+    Image.fromarray(np.zeros((12, 16), np.uint8)).save(root / "depth" / "000000.png")
+
+
+def damage_file(root: Path) -> None:
+    path = root / "images" / "000000.jpg"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def damage_missing(root: Path) -> None:
+    (root / "labels" / "000000.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (damage_size, "3x3 pixels, its picture has 16x12"),
+        (damage_label, "label 3 is outside the class set of 3"),
+        (damage_mode, "pixel mode L, expected I;16"),
+        (damage_file, "cannot be read"),
+        (damage_missing, "no such file"),
+    ],
+)
+def test_a_damaged_picture_is_refused_by_name(tmp_path: Path, damage: Any, reason: str) -> None:
+    write_folder(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=reason) as caught:
+        FolderDataset(read_info(tmp_path), "train")[(0, 0)]
+    assert "000000" in str(caught.value)
+
+
+def test_every_epoch_is_a_permutation_and_any_start_gives_the_same_rest() -> None:
+    straight = list(StepSampler(10, 3, epochs=3, seed=5))
+    assert len(straight) == len(StepSampler(10, 3, epochs=3, seed=5)) == 9
+    for epoch in range(3):
+        keys = [key for batch in straight[3 * epoch : 3 * epoch + 3] for key in batch]
+        assert {e for e, _ in keys} == {epoch}
+        assert len({i for _, i in keys}) == 9  # one of ten is left over by batches of three
+    assert straight[0] != [(0, i) for _, i in straight[3]]
+    for start in range(10):
+        assert list(StepSampler(10, 3, epochs=3, seed=5, start=start)) == straight[start:]
+
+
+def coded(height: int, width: int) -> Picture:
+    """A picture in which colour, label and depth all tell the pixel's place."""
+    row, column = np.mgrid[:height, :width]
+    image = np.stack([row, column, np.zeros_like(row)], axis=-1).astype(np.uint8)
+    return Picture(image, (row % 200).astype(np.uint8), (1000 + 10 * column).astype(np.uint16))
+
+
+def test_resampling_to_the_same_size_changes_nothing() -> None:
+    picture = coded(20, 30)
+    out = resample(picture, Box(0, 0, 30, 20), (20, 30))
+    for before, after in zip(picture, out, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_resampling_beyond_the_border_ignores_what_is_not_there() -> None:
+    out = resample(coded(20, 30), Box(-10, -5, 40, 25), (30, 50))
+    assert out.label.shape == (30, 50)
+    np.testing.assert_array_equal(out.label[5:25, 10:40], coded(20, 30).label)
+    np.testing.assert_array_equal(out.image[5:25, 10:40], coded(20, 30).image)
+    border = np.ones((30, 50), bool)
+    border[5:25, 10:40] = False
+    assert (out.label[border] == IGNORE).all()
+    assert (out.depth[border] == 0).all()
+
+
+def test_zoom_divides_depth_and_keeps_the_three_aligned() -> None:
+    augment = Augmentation((40, 60), zoom=(2.0, 2.0), flip=False, color=0)
+    picture = coded(80, 120)
+    out = augment(picture, np.random.default_rng(1))
+    # A 20x30 window of the 40x60-shaped picture, twice enlarged: neighbours repeat, and depth is halved.
+    column = (out.depth.astype(int) * 2 - 1000) / 10
+    assert np.abs(column - out.image[..., 1]).max() <= 1
+    assert np.abs(out.label.astype(int) - out.image[..., 0]).max() <= 1
+
+
+def test_invalid_depth_stays_invalid() -> None:
+    picture = Picture(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint16))
+    assert not Augmentation((8, 8), zoom=(0.5, 2.0))(picture, np.random.default_rng(0)).depth.any()
+
+
+def test_flip_mirrors_all_three() -> None:
+    augment = Augmentation((20, 30), zoom=(1.0, 1.0), color=0)
+    picture = coded(20, 30)
+    seen = set()
+    for seed in range(20):
+        out = augment(picture, np.random.default_rng(seed))
+        flipped = out.depth[0, 0] > out.depth[0, -1]
+        seen.add(bool(flipped))
+        for before, after in zip(picture, out, strict=True):
+            np.testing.assert_array_equal(before[:, ::-1] if flipped else before, after)
+    assert seen == {True, False}
+
+
+def test_augmentation_depends_on_seed_epoch_and_picture_alone(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    info = read_info(tmp_path)
+    first = FolderDataset(info, "train", Augmentation((12, 16)), seed=3)
+    again = FolderDataset(info, "train", Augmentation((12, 16)), seed=3)
+    first[(0, 2)], first[(5, 0)]  # what was asked before must not matter
+    assert first[(1, 0)]["image"].equal(again[(1, 0)]["image"])
+    assert not first[(1, 0)]["image"].equal(first[(2, 0)]["image"])
+
+
+def test_colour_changes_colour_only_within_bytes() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(jitter(image, 0.0, np.random.default_rng(0)), image)
+    changed = jitter(image, 1.0, np.random.default_rng(0))
+    assert changed.dtype == np.uint8
+    assert (changed != image).any()

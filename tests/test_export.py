@@ -1,0 +1,180 @@
+"""Export: the contract, agreement with PyTorch, the model card, and the file in the running service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from deploy import export as exporter
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.classes import NYU40
+from model.networks import NetworkConfig
+from service.engine import OnnxEngine, read_card
+
+INFO: dict[str, Any] = {
+    "training": {
+        **{"epochs": 1, "batch_size": 4, "lr": 1e-4, "weights": "none", "size": [96, 128], "zoom": [1.0, 1.5]},
+        **{"color": 0.5, "loss_weights": [1.0, 1.0], "precision": "fp32", "seed": 0, "data": "ignored"},
+    },
+    "data": {"name": "tiny", "license": "CC0-1.0", "pictures": 12, "min_depth_m": 0.5, "max_depth_m": 8.0},
+    "evaluations": [
+        {
+            "epoch": 1,
+            "data": "tiny",
+            "split": "val",
+            "protocol": "mtl",
+            "pictures": 2,
+            "values": {"miou": 0.5},
+            "iou": {},
+        }
+    ],
+}
+
+
+def checkpoint(path: Path, network: str, backbone: str) -> Path:
+    """An untrained network whose normalisation has seen pictures, so that its outputs are of ordinary size."""
+    torch.manual_seed(0)
+    config = NetworkConfig(network, backbone, NYU40)
+    built = config.build().train()
+    with torch.no_grad():
+        for _ in range(3):
+            built(torch.rand(2, 3, 64, 64))
+        built.heads["depth"].classifier.bias.fill_(2.5)  # metres; a negative depth would be cut to 0
+    save_checkpoint(path, Checkpoint(config, built.state_dict(), INFO))
+    return path
+
+
+def export(path: Path, out: Path, *more: str) -> dict[str, Any]:
+    exporter.main([str(path), "--out", str(out), "--sizes", "96x128,128x96", *more])
+    card: dict[str, Any] = json.loads(onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map["segdepth"])
+    return card
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("checkpoint") / "c.safetensors", "mtl_ssw", "mobilenet_v2")
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> Path:
+    out = trained.with_name("model.onnx")
+    export(trained, out)
+    return out
+
+
+def noise(*shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_the_file_keeps_the_contract(exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported)
+    (image,) = session.get_inputs()
+    assert (image.name, image.type) == ("image", "tensor(uint8)")
+    assert image.shape[3] == 3 and all(isinstance(side, str) for side in image.shape[:3])
+    assert [(o.name, o.type) for o in session.get_outputs()] == [
+        ("labels", "tensor(uint8)"),
+        ("depth", "tensor(uint16)"),
+        ("confidence", "tensor(uint8)"),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 128), (2, 128, 96), (1, 97, 131), (5, 64, 64)])
+def test_any_size_and_batch_agrees_with_pytorch(trained: Path, exported: Path, shape: tuple[int, ...]) -> None:
+    image = noise(*shape, 3)
+    network = exporter.load_checkpoint(trained).network()
+    with torch.inference_mode():
+        maps = network(torch.from_numpy(image).permute(0, 3, 1, 2) / 255)
+    labels, depth, confidence = onnxruntime.InferenceSession(exported).run(None, {"image": image})
+    assert labels.shape == depth.shape == confidence.shape == shape
+    assert (labels == maps["segmentation"].argmax(1).numpy()).mean() >= 0.999
+    metres = maps["depth"][:, 0].numpy()
+    assert np.abs(depth / 1000 - metres.clip(0, 65.535)).max() <= 0.0011
+    probability = maps["segmentation"].softmax(1).amax(1).numpy()
+    assert np.abs(confidence / 255 - probability).max() <= 0.5 / 255 + 1e-3
+
+
+def test_the_card_is_the_service_s(exported: Path) -> None:
+    card = read_card(exported)
+    assert (card.network, card.backbone, card.precision) == ("mtl_ssw", "mobilenet_v2", "fp32")
+    assert card.parameters == 3_569_337
+    assert [c.name for c in card.classes] == [c.name for c in NYU40]
+    assert card.input.sizes == [(96, 128), (128, 96)]
+    assert (card.depth.min_m, card.depth.max_m) == (0.5, 8.0)
+    assert card.training.license == "CC0-1.0"
+    assert card.evaluations[0].values == {"miou": 0.5}
+    assert card.agreement["batches"] == [1, 3]
+    assert card.agreement["equal_labels"] >= 0.999
+    assert card.agreement["max_depth_error_mm"] <= 1
+
+
+def test_no_path_of_the_exporting_machine_is_in_the_file(exported: Path) -> None:
+    assert str(Path(exporter.__file__).parents[1]).encode() not in exported.read_bytes()
+
+
+def test_the_service_s_engine_runs_it(exported: Path) -> None:
+    engine = OnnxEngine(exported, "cpu")
+    engine.warm_up(lambda done, total: None)
+    prediction = engine.infer(noise(3, 96, 128, 3))
+    assert prediction.depth.dtype == np.uint16 and prediction.depth.shape == (3, 96, 128)
+    engine.close()
+
+
+def test_half_precision_stays_within_its_bound(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half.onnx"
+    card = export(trained, out, "--precision", "fp16")
+    assert card["precision"] == "fp16"
+    assert card["agreement"]["reference"] == "PyTorch fp32"
+    assert out.stat().st_size < 0.6 * 4 * card["parameters"]
+    weights = {onnx.TensorProto.DataType.Name(w.data_type) for w in onnx.load(out).graph.initializer if w.dims}
+    assert "FLOAT16" in weights
+
+
+@pytest.mark.parametrize("network", ["mtl_spp", "mtl_ssw"])
+def test_resnet50_exports_and_agrees(tmp_path: Path, network: str) -> None:
+    path = checkpoint(tmp_path / "c.safetensors", network, "resnet50")
+    card = export(path, tmp_path / "m.onnx")
+    assert card["agreement"]["equal_labels"] >= 0.999
+    read_card(tmp_path / "m.onnx")
+
+
+def test_disagreement_leaves_no_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = exporter.to_onnx
+
+    def wrong(module: exporter.Deployable) -> onnx.ModelProto:
+        # A graph whose depth is in another unit, as a bug would have it.
+        proto = real(module)
+        for weight in proto.graph.initializer:
+            values = onnx.numpy_helper.to_array(weight)
+            if values.shape == () and values.dtype == np.float32 and values == 1000:
+                weight.CopyFrom(onnx.numpy_helper.from_array(np.float32(999), weight.name))
+        return proto
+
+    monkeypatch.setattr(exporter, "to_onnx", wrong)
+    with pytest.raises(SystemExit, match="disagree"):
+        export(trained, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_reasons_not_to_export_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no such checkpoint"):
+        export(tmp_path / "nothing", tmp_path / "m.onnx")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(SystemExit, match="not a safetensors file"):
+        export(tmp_path / "text", tmp_path / "m.onnx")
+    single = checkpoint_of_one_task(tmp_path / "single.safetensors")
+    with pytest.raises(SystemExit, match="has one task"):
+        export(single, tmp_path / "m.onnx")
+
+
+def checkpoint_of_one_task(path: Path) -> Path:
+    config = NetworkConfig("stl_aspp", "mobilenet_v2", NYU40)
+    save_checkpoint(path, Checkpoint(config, config.build().state_dict(), INFO))
+    return path
