@@ -1,6 +1,7 @@
 # make serve   installs what serving needs and serves the bundled model (HOST, PORT, MODEL)
 # make test    installs everything and runs the tests
 # make check   style, types and import rules
+# make train-environment   .venv with what training and export need
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -12,7 +13,7 @@ RUNTIME ?= cpu
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 INSTALL = $(PIP) install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve test check clean
+.PHONY: serve test check train-environment clean
 .DELETE_ON_ERROR:
 
 serve: .venv/installed-$(RUNTIME)
@@ -26,6 +27,8 @@ check: .venv/installed-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+train-environment: .venv/installed-dev
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

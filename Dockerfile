@@ -1,0 +1,79 @@
+# The service in a container.
+#
+#     docker build -t segdepth:cpu .                 (or --target cpu)
+#     docker build -t segdepth:gpu --target gpu .    (the host needs an NVIDIA driver for CUDA 13: 580 or newer)
+#
+# The CPU image is the default because it starts everywhere; the GPU image refuses to start without a GPU. Both stand
+# on the same slim Python: CUDA and cuDNN come as wheels, only the libraries that ONNX Runtime loads.
+# Dependencies and the project are separate layers, so that a new version moves megabytes and not the CUDA libraries.
+# The stages' order spares the classic builder, which builds every stage up to its target, the GPU's wheels.
+
+# To pin it: --build-arg BASE=python:3.11-slim@sha256:...
+ARG BASE=python:3.11-slim
+
+
+FROM ${BASE} AS builder
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+# The base's pip installs into it, so none needs to be inside.
+RUN python3 -m venv --without-pip /opt/segdepth
+COPY pyproject.toml constraints.txt ./
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        [open(f"{extra}.txt", "w").write("\n".join(project["dependencies"] + project["optional-dependencies"][extra])) \
+        for extra in ("cpu", "gpu")]'
+
+
+FROM builder AS app
+COPY README.md LICENSE ./
+COPY service service
+COPY model model
+COPY training training
+COPY deploy deploy
+# hatchling is pinned too: builds take their constraints from these variables (the first one up to pip 25.2).
+RUN PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+        python3 -m pip --python /opt/segdepth/bin/python3 install --no-deps --prefix /app .
+
+
+FROM ${BASE} AS runtime
+RUN groupadd --gid 10001 segdepth \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin --no-log-init segdepth
+ENV PATH=/opt/segdepth/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# Alive, not ready: something that restarts an unhealthy container must not do so while the model warms up.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["python3", "-m", "deploy.health", "live"]
+ENTRYPOINT ["segdepth", "serve", "--host", "0.0.0.0"]
+ARG BASE
+LABEL org.opencontainers.image.title="segdepth" \
+      org.opencontainers.image.description="Semantic segmentation and metric depth of rooms over HTTP." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE}"
+
+
+FROM builder AS dependencies-cpu
+RUN python3 -m pip --python /opt/segdepth/bin/python3 install -c constraints.txt -r cpu.txt
+
+
+FROM runtime AS cpu
+COPY --from=dependencies-cpu /opt/segdepth /opt/segdepth
+COPY --from=app /app /opt/segdepth
+
+
+FROM builder AS dependencies-gpu
+RUN python3 -m pip --python /opt/segdepth/bin/python3 install -c constraints.txt -r gpu.txt
+
+
+FROM runtime AS gpu
+# What the NVIDIA container toolkit brings in from the host's driver.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    SEGDEPTH_DEVICE=cuda
+COPY --from=dependencies-gpu /opt/segdepth /opt/segdepth
+COPY --from=app /app /opt/segdepth
+
+
+FROM cpu
