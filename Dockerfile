@@ -46,7 +46,7 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 # Alive, not ready: something that restarts an unhealthy container must not do so while the model warms up.
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["python3", "-m", "deploy.health", "live"]
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s CMD ["python3", "-m", "deploy.health", "live"]
 ENTRYPOINT ["segdepth", "serve", "--host", "0.0.0.0"]
 ARG BASE
 LABEL org.opencontainers.image.title="segdepth" \

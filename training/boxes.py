@@ -521,9 +521,12 @@ def good_view(scene: Scene, camera: Camera, full: bool) -> bool:
     label, depth = labels_and_depth(scene, camera, step=max(1, min(camera.size) // 24))
     share = np.bincount(label.ravel(), minlength=len(NYU40)) / label.size
     near, middle = np.percentile(depth, [5, 50])
+    nearest = 0.55 if full else 0.9
     things = 1 - share[[CLASS_ID["wall"], CLASS_ID["floor"], CLASS_ID["ceiling"]]].sum()
     enough = 0.22 if full else 0.3
-    return bool(share.max() < 0.6 and near > 0.55 and 1.3 < middle < 5 and things > enough and (share > 0.01).sum() > 4)
+    if share.max() >= 0.6 or (share > 0.01).sum() <= 4:
+        return False
+    return bool(near > nearest and 1.3 < middle < 5 and things > enough)
 
 
 # --------------------------------------------------------------------------------------------------------- pictures
@@ -546,9 +549,16 @@ class Sample:
     intrinsics: tuple[float, float, float, float]
 
 
-def intrinsics_of(seed: int, index: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """fx, fy, cx, cy of a picture in pixels, without drawing its room: 50 to 75 degrees along the longer side."""
-    angle = math.radians(np.random.default_rng([seed, index, 1]).uniform(50, 75))
+def intrinsics_of(
+    seed: int, index: int, size: tuple[int, int], variety: str = "simple"
+) -> tuple[float, float, float, float]:
+    """fx, fy, cx, cy of a picture in pixels, without drawing its room.
+
+    `full` has lenses of 50 to 75 degrees along the longer side. `simple` has one of 60 degrees, as NYUD-v2 has one
+    camera: with several, a network must guess the lens before it can tell metres.
+    """
+    degrees = np.random.default_rng([seed, index, 1]).uniform(50, 75) if variety == "full" else 60.0
+    angle = math.radians(degrees)
     focal = round(max(size) / 2 / math.tan(angle / 2), 4)
     return focal, focal, (size[0] - 1) / 2, (size[1] - 1) / 2
 
@@ -556,7 +566,7 @@ def intrinsics_of(seed: int, index: int, size: tuple[int, int]) -> tuple[float, 
 def draw_view(seed: int, index: int, size: tuple[int, int], variety: str = "simple") -> tuple[Scene, Camera]:
     """The room and the camera of a picture: rooms and places are drawn until the view is a good one."""
     draw = Draw(np.random.default_rng([seed, index, 2]), full=variety == "full")
-    intrinsics = intrinsics_of(seed, index, size)
+    intrinsics = intrinsics_of(seed, index, size, variety)
     kind = draw.pick(furniture.ROOMS_FULL if draw.full else furniture.ROOMS_SIMPLE)
     for _ in range(100):
         scene = furnish(draw, kind)
@@ -665,7 +675,7 @@ def write_dataset(
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in NYU40],
         "depth": {"unit": "mm", "invalid": 0},
         "splits": splits,
-        "intrinsics": {name: intrinsics_of(seed, i, size) for i, name in enumerate(names)},
+        "intrinsics": {name: intrinsics_of(seed, i, size, variety) for i, name in enumerate(names)},
         "generator": settings,
     }
     write_json(out / "dataset.json", dataset)
