@@ -11,16 +11,15 @@ import json
 
 import torch
 
-from model.backbones import BACKBONES
 from model.classes import NYU40
-from model.networks import NETWORKS, PAPER_MI, NetworkConfig, count_parameters
+from model.networks import NETWORKS, PAPER_MI, NetworkConfig, count_parameters, supported_backbones
 
 
 def rows() -> list[dict[str, str | int | float | None]]:
-    """One row per network and backbone, for 40 classes and one depth channel."""
+    """One row per network and backbone that go together, for 40 classes and one depth channel."""
     out: list[dict[str, str | int | float | None]] = []
     for name in NETWORKS:
-        for backbone in BACKBONES:
+        for backbone in supported_backbones(name):
             with torch.device("meta"):  # shapes without memory or a random start
                 params = count_parameters(NetworkConfig(name, backbone, NYU40).build())
             paper = PAPER_MI.get(name) if backbone == "resnet50" else None

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.base import Network
 from model.classes import ClassInfo
-from model.mtl import MultiTaskNetwork
 from model.networks import NetworkConfig
 
 FORMAT = 1
@@ -45,7 +45,7 @@ class Checkpoint:
     info: dict[str, Any] = field(default_factory=dict)
     training_state: dict[str, Tensor] = field(default_factory=dict)
 
-    def network(self) -> MultiTaskNetwork:
+    def network(self) -> Network:
         """The network with its weights, in evaluation mode.
 
         Raises:

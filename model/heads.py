@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, ReLU; the size stays."""
-    padding = dilation * (kernel - 1) // 2
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
+from model.blocks import conv_bn_relu, resize
 
 
 class FCNHead(nn.Module):
@@ -83,7 +74,7 @@ class PyramidPoolingHead(nn.Module):
         parts = [x]
         for bins, level in zip(self.bins, self.levels, strict=True):
             pooled = level(bin_means(x, bins))  # [N, C/4, bins, bins]
-            parts.append(F.interpolate(pooled, size=x.shape[2:], mode="bilinear", align_corners=False))
+            parts.append(resize(pooled, x))
         y: Tensor = self.classifier(self.conv(torch.cat(parts, dim=1)))
         return y
 

@@ -14,17 +14,16 @@ Its ablations are the same class with three switches: SE modules, SW modules, co
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model.backbones import Backbone, normalize
-from model.heads import ASPPHead, FCNHead, PyramidPoolingHead, conv_bn_relu
+from model.backbones import normalize
+from model.base import TASKS, Backbone, Network, Task, task_channels
+from model.blocks import conv_bn_relu, random_start, resize
+from model.heads import ASPPHead, FCNHead, PyramidPoolingHead
 
-Task = Literal["segmentation", "depth"]
-TASKS: tuple[Task, Task] = ("segmentation", "depth")
 Context = Literal["aspp", "pp", "fcn"]
 
 
@@ -97,8 +96,13 @@ class SWModule(nn.Module):
         return {task: self.lower[task](self.mix[task](both)) for task in TASKS}
 
 
-class MultiTaskNetwork(nn.Module):
+class MultiTaskNetwork(Network):
     """The paper's networks, from the single-task baseline (STL_ASPP) to MTL_SSW.
+
+    On ResNet-50 the numbers of parameters are the paper's within 0.03 % for STL_ASPP, MTL, MTL_PP and MTL_SPP, and
+    within 0.5 % for MTL_SW+PP and MTL_SSW. MTL_SE has 57.90 · 2²⁰ with the 3×3 heads chosen here and the paper 55.11:
+    it does not say which heads that row has. MTL_SE+ASPP has 70.64 and the paper 68.5, although it is made of the
+    parts of rows that agree (SE of MTL_SPP, ASPP of MTL).
 
     Args:
         backbone: The shared encoder.
@@ -128,6 +132,8 @@ class MultiTaskNetwork(nn.Module):
         super().__init__()
         if sw is not None and not (se and set(tasks) == set(TASKS)):
             raise ValueError("SW modules stand between the SE modules of two branches: they need se and both tasks")
+        if context not in get_args(Context):
+            raise ValueError(f"context is one of {', '.join(get_args(Context))}, not {context}")
         self.tasks = tuple(tasks)
         self.backbone = backbone
         c1, c2, c3, c4 = backbone.channels
@@ -158,31 +164,18 @@ class MultiTaskNetwork(nn.Module):
                 return ASPPHead(c4, outputs, aspp_rates, dropout)
             return PyramidPoolingHead(c4, outputs) if context == "pp" else FCNHead(c4, outputs)
 
-        outputs = {"segmentation": classes, "depth": 1}
+        outputs = task_channels(classes)
         self.heads = nn.ModuleDict({task: head(outputs[task]) for task in tasks})
         self.reset_branches()
 
     def reset_branches(self) -> None:
-        """Random start of everything but the encoder: He-normal convolutions, SW weights at (α, β)."""
-        for part in (self.se, self.sw, self.heads):
-            for module in part.modules() if part is not None else ():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+        """Random start of everything but the encoder: He-normal, classifiers near 0, SW weights at (α, β)."""
+        random_start(*(part for part in (self.se, self.sw, self.heads) if part is not None))
         for module in self.modules():
             if isinstance(module, SWModule):
                 module.reset_mix()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Both maps of a picture.
-
-        Args:
-            image: sRGB in 0..1, [N, 3, H, W].
-
-        Returns:
-            `segmentation`: logits [N, classes, H, W]; `depth`: metres [N, 1, H, W]; only the tasks that were built.
-        """
         features = self.backbone(normalize(image))
         branches: dict[Task, Tensor] = dict.fromkeys(self.tasks, features.x4)
         if self.se is not None:
@@ -191,8 +184,4 @@ class MultiTaskNetwork(nn.Module):
                 branches = {t: self.se[t].get_submodule(str(i))(inputs[t]) for t in self.tasks}
                 if self.sw is not None and i < 3:
                     branches = self.sw[i](branches)
-        size = image.shape[2:]
-        return {
-            t: F.interpolate(self.heads[t](branches[t]), size=size, mode="bilinear", align_corners=False)
-            for t in self.tasks
-        }
+        return {t: resize(self.heads[t](branches[t]), image) for t in self.tasks}

@@ -10,10 +10,16 @@ from typing import Any
 from torch import nn
 
 from model.backbones import BACKBONES
+from model.base import Network
 from model.classes import ClassSet
+from model.cross_stitch import CrossStitch
+from model.mtan import MTAN
+from model.mti_net import MTINet
 from model.mtl import MultiTaskNetwork
+from model.nddr import NDDRCNN
+from model.pad_net import PADNet
 
-NETWORKS: dict[str, Callable[..., MultiTaskNetwork]] = {
+NETWORKS: dict[str, Callable[..., Network]] = {
     "stl_aspp": partial(MultiTaskNetwork, tasks=("segmentation",)),
     "stl_aspp_depth": partial(MultiTaskNetwork, tasks=("depth",)),
     "mtl": MultiTaskNetwork,
@@ -23,7 +29,15 @@ NETWORKS: dict[str, Callable[..., MultiTaskNetwork]] = {
     "mtl_spp": partial(MultiTaskNetwork, se=True, context="pp"),
     "mtl_sw_pp": partial(MultiTaskNetwork, se=True, sw=(0.9, 0.1), context="pp"),
     "mtl_ssw": partial(MultiTaskNetwork, se=True, sw=(0.9, 0.1)),
+    "cross_stitch": CrossStitch,
+    "nddr_cnn": NDDRCNN,
+    "mtan": MTAN,
+    "pad_net": PADNet,
+    "mti_net": MTINet,
 }
+
+MULTI_SCALE = ("mti_net",)
+"""Networks that want features down to 1/32; the encoders of the others are dilated to 1/16."""
 
 PAPER_MI: dict[str, float] = {
     "stl_aspp": 37.82,
@@ -34,8 +48,18 @@ PAPER_MI: dict[str, float] = {
     "mtl_spp": 83.91,
     "mtl_sw_pp": 103.2,
     "mtl_ssw": 89.9,
+    "cross_stitch": 75.8,
+    "nddr_cnn": 96.9,
+    "mtan": 67.0,
+    "pad_net": 66.9,
+    "mti_net": 81.8,
 }
 """Parameters of the ResNet-50 networks in the paper's tables, in units of 2^20."""
+
+
+def supported_backbones(network: str) -> tuple[str, ...]:
+    """The encoders that a network can stand on: HRNet has no stages to work with, only four scales."""
+    return tuple(name for name in BACKBONES if name != "hrnet_w18" or network in MULTI_SCALE)
 
 
 @dataclass(frozen=True)
@@ -54,18 +78,22 @@ class NetworkConfig:
     classes: ClassSet
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self) -> MultiTaskNetwork:
+    def build(self) -> Network:
         """The network at its random start.
 
         Raises:
-            ValueError: an unknown network, backbone or option; the message is one line.
+            ValueError: an unknown network, backbone or option, or two that do not go together; the message is one line.
         """
         for kind, name, known in (("network", self.network, NETWORKS), ("backbone", self.backbone, BACKBONES)):
             if name not in known:
                 raise ValueError(f"unknown {kind} '{name}'; there are {', '.join(known)}")
+        supported = supported_backbones(self.network)
+        if self.backbone not in supported:
+            raise ValueError(f"{self.network} does not work on {self.backbone}, only on {', '.join(supported)}")
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
+        backbone = BACKBONES[self.backbone](output_stride=32 if self.network in MULTI_SCALE else 16)
         try:
-            return NETWORKS[self.network](BACKBONES[self.backbone](), len(self.classes), **options)
+            return NETWORKS[self.network](backbone, len(self.classes), **options)
         except TypeError as error:
             raise ValueError(f"{self.network} does not take these options: {error}") from None
 

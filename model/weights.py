@@ -1,4 +1,4 @@
-"""ImageNet weights of the backbones, from torchvision's addresses or from a file."""
+"""ImageNet weights of the backbones, from the addresses of torchvision and timm or from a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.backbones import Backbone
+from model.base import Backbone
 
 # The eight digits in a file's name begin its SHA-256; the download is refused when they differ.
 IMAGENET_URLS = {
@@ -15,10 +15,12 @@ IMAGENET_URLS = {
     "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "mobilenet_v2": "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+    # The weights of HRNet-Image-Classification, as timm hosts them.
+    "hrnet_w18": "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-hrnet/hrnetv2_w18-8cb57bb9.pth",
 }
 
 # What a classification network has beyond our encoders.
-_CLASSIFIER_PREFIXES = ("fc.", "classifier.", "features.18.")
+_CLASSIFIER_PREFIXES = ("fc.", "classifier.", "features.18.", "incre_modules.", "downsamp_modules.", "final_layer.")
 
 
 class WeightsError(Exception):
@@ -32,7 +34,7 @@ def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
         backbone: The encoder.
         name: Its key in `model.backbones.BACKBONES`.
         source: `imagenet` (downloaded once, hash-checked, into torch's hub cache), `none` (stays at its random
-            start), or the path of a `.pth` or `.safetensors` file with torchvision's parameter names.
+            start), or the path of a `.pth` or `.safetensors` file with the same parameter names.
 
     Raises:
         WeightsError: the file is missing, damaged or of another network, or the download failed.

@@ -197,7 +197,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     network = config.build()
     if former is None:
-        load_backbone_weights(network.backbone, args.backbone, args.weights)
+        for backbone in network.backbones():
+            load_backbone_weights(backbone, args.backbone, args.weights)
     else:
         network.load_state_dict(former.weights)
     device = torch.device(args.device)
