@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -48,6 +48,8 @@ class DatasetInfo:
     Attributes:
         splits: Picture names by split (`train`, `val`, `test`).
         intrinsics: fx, fy, cx, cy in pixels by picture name; may be empty.
+        cameras: Name of the camera by picture name, where figures per camera make sense; may be empty.
+        depth_kind: "raw" (as the sensor gave it), "filled" (holes inpainted), or "" where nothing is said.
     """
 
     root: Path
@@ -56,6 +58,8 @@ class DatasetInfo:
     classes: ClassSet
     splits: dict[str, list[str]]
     intrinsics: dict[str, tuple[float, float, float, float]]
+    cameras: dict[str, str] = field(default_factory=dict)
+    depth_kind: str = ""
 
 
 def read_info(root: Path) -> DatasetInfo:
@@ -82,9 +86,13 @@ def read_info(root: Path) -> DatasetInfo:
             classes=classes,
             splits={str(k): [str(name) for name in v] for k, v in raw["splits"].items()},
             intrinsics={str(k): tuple(v) for k, v in raw.get("intrinsics", {}).items()},
+            cameras={str(k): str(v) for k, v in raw.get("cameras", {}).items()},
+            depth_kind=str(raw.get("depth", {}).get("kind", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: incomplete or wrong: {error!r}") from None
+    if wrong := next((name for name, values in info.intrinsics.items() if len(values) != 4), None):
+        raise DataError(f"{path}: the intrinsics of '{wrong}' are not fx, fy, cx, cy")
     if [c.id for c in classes] != list(range(len(classes))) or not 1 <= len(classes) <= IGNORE:
         raise DataError(f"{path}: class ids must count up from 0, and there may be 1 to {IGNORE}")
     return info
