@@ -265,6 +265,8 @@ def train(args: argparse.Namespace) -> None:
             depth = batch["depth"].to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
                 outputs = network(image)
+            if "intermediate" in outputs:
+                raise TrainingError(f"{args.network} needs deep supervision, which this training does not have yet")
             loss, parts = multi_task_loss(outputs, label, depth, args.loss_weights)
             value = loss.item()
             if not math.isfinite(value):
