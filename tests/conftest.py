@@ -11,6 +11,10 @@ from PIL import Image
 from service_onnx import write_model
 from service_process import Server, start
 
+# The tests' networks are tiny, and OpenMP threads that spin for each other on a busy machine take minutes instead of
+# seconds. Set before anything imports torch, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True)
 def _process_wide_state(monkeypatch: pytest.MonkeyPatch) -> None:

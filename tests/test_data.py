@@ -13,6 +13,7 @@ from PIL import Image
 from model.classes import IGNORE
 from training.augment import Augmentation, Box, Picture, jitter, resample
 from training.data import DataError, FolderDataset, StepSampler, read_info
+from training.targets import boundary_edges, surface_normals
 
 
 def write_folder(root: Path, pictures: int = 4, size: tuple[int, int] = (12, 16)) -> dict[str, Any]:
@@ -202,3 +203,60 @@ def test_colour_changes_colour_only_within_bytes() -> None:
     changed = jitter(image, 1.0, np.random.default_rng(0))
     assert changed.dtype == np.uint8
     assert (changed != image).any()
+
+
+# ------------------------------------------------------------------------------------------- auxiliary targets
+
+
+def write_plane(root: Path, size: tuple[int, int] = (48, 64)) -> tuple[float, float, float, float]:
+    """A data set whose pictures show a slanted plane with two classes; returns the intrinsics."""
+    raw = write_folder(root, size=size)
+    fx, fy, cx, cy = 60.0, 60.0, 30.0, 22.0
+    row, column = np.mgrid[: size[0], : size[1]]
+    # n . p = -2000 with n = (0.5, 0.3, -sqrt(0.66)): the depth along each ray in millimetres.
+    n = np.array([0.5, 0.3, -np.sqrt(0.66)])
+    depth = -2000 / (n[0] * (column - cx) / fx + n[1] * (row - cy) / fy + n[2])
+    for name in raw["splits"]["train"] + raw["splits"]["val"]:
+        Image.fromarray(np.round(depth).astype(np.uint16)).save(root / "depth" / f"{name}.png")
+        Image.fromarray((column > 20).astype(np.uint8)).save(root / "labels" / f"{name}.png")
+    raw["intrinsics"] = {name: [fx, fy, cx, cy] for name in raw["splits"]["train"] + raw["splits"]["val"]}
+    (root / "dataset.json").write_text(json.dumps(raw))
+    return fx, fy, cx, cy
+
+
+def test_auxiliary_targets_are_there_only_when_asked_for(tmp_path: Path) -> None:
+    intrinsics = write_plane(tmp_path)
+    info = read_info(tmp_path)
+    assert set(FolderDataset(info, "train")[(0, 0)]) == {"image", "label", "depth", "name"}
+    assert "normals" not in FolderDataset(info, "train", auxiliary_tasks=("edges",))[(0, 0)]
+    sample = FolderDataset(info, "train", auxiliary_tasks=("normals", "edges"))[(0, 0)]
+    depth, label = sample["depth"].numpy(), sample["label"].numpy().astype(np.uint8)
+    np.testing.assert_allclose(
+        sample["normals"].permute(1, 2, 0).numpy(), surface_normals(depth, intrinsics, 1), atol=1e-4
+    )
+    np.testing.assert_array_equal(sample["edges"].numpy(), boundary_edges(label, bridge=1))
+    assert sample["edges"].sum() == 2 * 48  # between columns 20 and 21, on both sides
+
+
+@pytest.mark.parametrize("zoom", [1.0, 2.0])
+def test_mirroring_negates_x_of_the_normals_and_zoom_changes_none(tmp_path: Path, zoom: float) -> None:
+    write_plane(tmp_path)
+    augment = Augmentation((48, 64), zoom=(zoom, zoom), color=0)
+    dataset = FolderDataset(read_info(tmp_path), "train", augment, auxiliary_tasks=("normals", "edges"))
+    seen = set()
+    for epoch in range(8):
+        sample = dataset[(epoch, 0)]
+        flipped = bool(sample["depth"][0, 0] > sample["depth"][0, -1])  # the plane comes nearer to the left
+        normal = np.array([-0.5 if flipped else 0.5, 0.3, -np.sqrt(0.66)])
+        # Chords over few pixels of depth in millimetres, doubled by the zoom: right in the median, not everywhere.
+        median = sample["normals"].flatten(1).median(dim=1).values.numpy()
+        np.testing.assert_allclose(median, normal, atol=0.05 if zoom == 1 else 0.15)
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_normals_without_intrinsics_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    with pytest.raises(DataError, match="no intrinsics for '000000', which normals need"):
+        FolderDataset(read_info(tmp_path), "train", auxiliary_tasks=("normals",))
+    FolderDataset(read_info(tmp_path), "train", auxiliary_tasks=("edges",))

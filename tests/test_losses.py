@@ -6,9 +6,19 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.classes import IGNORE
-from training.losses import depth_loss, multi_task_loss, segmentation_loss, valid_depth
+from training.losses import (
+    depth_loss,
+    edges_loss,
+    multi_task_loss,
+    normals_loss,
+    segmentation_loss,
+    valid_depth,
+    valid_pixels,
+    weighted_by_task,
+)
 
 
 def test_cross_entropy_is_the_mean_over_pixels_with_a_class() -> None:
@@ -25,18 +35,56 @@ def test_l1_is_the_mean_over_valid_pixels() -> None:
     assert depth_loss(prediction, depth).item() == pytest.approx((1.0 + 0.5) / 2)
 
 
-def test_nothing_to_learn_from_gives_zero_and_a_zero_gradient() -> None:
-    logits = torch.randn(2, 5, 3, 4, requires_grad=True)
-    prediction = torch.randn(2, 1, 3, 4, requires_grad=True)
-    label = torch.full((2, 3, 4), IGNORE)
-    depth = torch.zeros(2, 3, 4)
+def test_normals_are_compared_as_unit_vectors_where_they_are_known() -> None:
+    prediction = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, -7.0], [1.0, 1.0, 1.0]]).T.reshape(1, 3, 1, 3)
+    truth = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 3)
+    # (0.6, 0.8, 0) against (1, 0, 0): 1.2; the second is right; the third is not known. Six components.
+    assert normals_loss(prediction, truth).item() == pytest.approx(1.2 / 6)
+
+
+def test_a_normal_without_a_direction_has_a_bounded_gradient() -> None:
+    prediction = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    torch.autograd.backward(normals_loss(prediction, torch.tensor([0.0, 0.0, -1.0]).reshape(1, 3, 1, 1)))
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all() and prediction.grad.abs().max() < 1000
+
+
+def test_edges_weigh_more_than_what_is_none() -> None:
+    logits = torch.tensor([[[[0.0, 0.0, 5.0, math.log(3)]]]])
+    edges = torch.tensor([[[1, 0, IGNORE, 1]]], dtype=torch.uint8)
+    expected = (0.95 * math.log(2) + 0.05 * math.log(2) + 0.95 * math.log(4 / 3)) / 3
+    assert edges_loss(logits, edges).item() == pytest.approx(expected, rel=1e-5)
+
+
+def nothing(n: int = 2) -> dict[str, Tensor]:
+    depth = torch.zeros(n, 3, 4)
     depth[0, 0, 0] = float("nan")
-    loss, parts = multi_task_loss({"segmentation": logits, "depth": prediction}, label, depth)
-    torch.autograd.backward(loss)
-    assert loss.item() == 0 and all(part.item() == 0 for part in parts.values())
-    for leaf in (logits, prediction):
-        assert leaf.grad is not None
-        assert not leaf.grad.any() and leaf.grad.isfinite().all()
+    return {
+        "label": torch.full((n, 3, 4), IGNORE),
+        "depth": depth,
+        "normals": torch.zeros(n, 3, 3, 4),
+        "edges": torch.full((n, 3, 4), IGNORE, dtype=torch.uint8),
+    }
+
+
+def test_nothing_to_learn_from_gives_zero_and_a_zero_gradient() -> None:
+    final = {"segmentation": torch.randn(2, 5, 3, 4), "depth": torch.randn(2, 1, 3, 4)}
+    small = {
+        "segmentation": torch.randn(2, 5, 2, 2),
+        "depth": torch.randn(2, 1, 2, 2),
+        "normals": torch.randn(2, 3, 2, 2),
+        "edges": torch.randn(2, 1, 2, 2),
+    }
+    leaves = [*final.values(), *small.values()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    for pixels in (None, valid_pixels(nothing())):
+        losses = multi_task_loss({**final, "intermediate": [small]}, nothing(), pixels)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        assert len(losses) == 6 and all(loss.item() == 0 for loss in losses.values())
+        for leaf in leaves:
+            assert leaf.grad is not None
+            assert not leaf.grad.any() and leaf.grad.isfinite().all()
 
 
 def test_invalid_pixels_have_no_gradient() -> None:
@@ -48,13 +96,50 @@ def test_invalid_pixels_have_no_gradient() -> None:
 
 def test_total_is_the_weighted_sum_of_the_tasks_there_are() -> None:
     outputs = {"segmentation": torch.zeros(1, 4, 1, 1), "depth": torch.full((1, 1, 1, 1), 3.0)}
-    label, depth = torch.zeros(1, 1, 1, dtype=torch.long), torch.ones(1, 1, 1)
-    total, parts = multi_task_loss(outputs, label, depth, (2.0, 0.5))
-    assert parts["segmentation"].item() == pytest.approx(math.log(4))
-    assert parts["depth"].item() == pytest.approx(2.0)
-    assert total.item() == pytest.approx(2 * math.log(4) + 1)
-    alone, _ = multi_task_loss({"depth": outputs["depth"]}, label, depth, (2.0, 0.5))
-    assert alone.item() == pytest.approx(1.0)
+    targets = {"label": torch.zeros(1, 1, 1, dtype=torch.long), "depth": torch.ones(1, 1, 1)}
+    losses = multi_task_loss(outputs, targets)
+    assert losses["segmentation"].item() == pytest.approx(math.log(4))
+    assert losses["depth"].item() == pytest.approx(2.0)
+    weighted = weighted_by_task(losses, {"segmentation": 2.0, "depth": 0.5})
+    assert weighted.tolist() == pytest.approx([2 * math.log(4), 1.0])
+    alone = multi_task_loss({"depth": outputs["depth"]}, targets)
+    assert weighted_by_task(alone, {"depth": 0.5}).tolist() == pytest.approx([1.0])
+
+
+def test_intermediate_predictions_are_upsampled_and_counted_with_their_task() -> None:
+    targets = {
+        "label": torch.zeros(1, 4, 4, dtype=torch.long),
+        "depth": torch.full((1, 4, 4), 2.0),
+        "normals": torch.tensor([0.0, 0.0, -1.0]).reshape(1, 3, 1, 1).expand(1, 3, 4, 4),
+        "edges": torch.ones(1, 4, 4, dtype=torch.uint8),
+    }
+    intermediate = [
+        {"depth": torch.full((1, 1, 2, 2), 5.0), "normals": -targets["normals"][..., :1, :1]},
+        {"depth": torch.full((1, 1, 1, 1), 1.0), "edges": torch.zeros(1, 1, 1, 1)},
+    ]
+    losses = multi_task_loss({"depth": torch.full((1, 1, 4, 4), 2.5), "intermediate": intermediate}, targets)
+    expected = {"depth": 0.5, "depth.0": 3.0, "normals.0": 2 / 3, "depth.1": 1.0, "edges.1": 0.95 * math.log(2)}
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
+    weighted = weighted_by_task(losses, {"depth": 2.0, "normals": 10.0, "edges": 50.0})
+    assert weighted.tolist() == pytest.approx([9.0, 20 / 3, 47.5 * math.log(2)])
+
+
+def test_parts_of_a_batch_add_up_to_the_whole() -> None:
+    torch.manual_seed(0)
+    outputs = {"segmentation": torch.randn(4, 5, 3, 4), "depth": torch.randn(4, 1, 3, 4)}
+    targets = {"label": torch.randint(0, 5, (4, 3, 4)), "depth": torch.rand(4, 3, 4)}
+    targets["label"][:3] = IGNORE  # as unequal as can be
+    targets["depth"][1] = 0
+    whole = multi_task_loss(outputs, targets)
+    pixels = valid_pixels(targets)
+    parts = [
+        multi_task_loss(
+            {k: v[i : i + 2] for k, v in outputs.items()}, {k: v[i : i + 2] for k, v in targets.items()}, pixels
+        )
+        for i in (0, 2)
+    ]
+    for name, loss in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_bf16_outputs_are_measured_in_fp32() -> None:
@@ -62,6 +147,7 @@ def test_bf16_outputs_are_measured_in_fp32() -> None:
         "segmentation": torch.zeros(1, 4, 1, 1, dtype=torch.bfloat16),
         "depth": torch.full((1, 1, 1, 1), 3.0, dtype=torch.bfloat16),
     }
-    loss, _ = multi_task_loss(outputs, torch.zeros(1, 1, 1, dtype=torch.long), torch.full((1, 1, 1), 1.001))
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(math.log(4) + 1.999, abs=1e-5)
+    targets = {"label": torch.zeros(1, 1, 1, dtype=torch.long), "depth": torch.full((1, 1, 1), 1.001)}
+    losses = multi_task_loss(outputs, targets)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert sum(loss.item() for loss in losses.values()) == pytest.approx(math.log(4) + 1.999, abs=1e-5)

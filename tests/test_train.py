@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint
+from training import train as train_module
 from training.boxes import write_dataset
-from training.train import CHECKPOINT, EXIT_STOPPED, parse_args, parse_size, poly
+from training.train import CHECKPOINT, EXIT_STOPPED, PRESETS, main, parse_args, parse_size, poly, schedule
+from training.weighting import WEIGHTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_PER_EPOCH = 8
@@ -125,14 +128,31 @@ def test_stopped_within_an_epoch_and_resumed_equals_straight(boxes: Path, tmp_pa
         (("--weights", "nowhere.pth"), "nowhere.pth: no such weights file"),
         (("--batch-size", "33"), "fewer than a batch of 33"),
         (("--options", '{"depht": 1}'), "does not take these options"),
+        (("--precision", "fp16"), "--precision fp16 needs CUDA, this is cpu"),
+        (("--accumulate", "3"), "does not divide into 3 parts"),
+        (("--val-split", "train"), "says nothing; give --val-split none"),
+        (("--train-split", "trainval"), "split 'trainval' is missing or empty"),
+        (("--warmup", "24"), "the whole training has only 24 steps"),
+        (("--exchange-lr", "10"), "mtl_ssw has no such layers"),
+        (("--single-task", "none"), "--single-task is for cross_stitch and nddr_cnn"),
+        (("--network", "nddr_cnn"), "starts from two checkpoints: --single-task SEG DEPTH"),
+        (("--network", "nddr_cnn", "--single-task", "a", "b"), "a: no such checkpoint"),
+        (("--network", "stl_aspp", "--weighting", "famo"), "this network has only segmentation"),
+        (("--weighting", "pcgrad", "--compile"), "--weighting pcgrad needs a gradient per task"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_line(boxes: Path, tmp_path: Path, more: tuple[str, ...], reason: str) -> None:
-    done = run(boxes, tmp_path / "out", *more)
-    assert done.returncode == 1
-    assert reason in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    with pytest.raises(SystemExit) as refused:
+        main(command(boxes, tmp_path / "out", *more)[2:])
+    assert reason in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_is_the_exit_status_and_one_line_of_stderr(boxes: Path, tmp_path: Path) -> None:
+    done = run(boxes, tmp_path / "out", "--data", "nowhere")
+    assert done.returncode == 1
+    assert done.stderr.startswith("train: ") and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_poly_schedule() -> None:
@@ -147,3 +167,108 @@ def test_size_is_height_by_width() -> None:
         parse_args(["--data", "d", "--out", "o", "--size", "480"])
     with pytest.raises(SystemExit):
         parse_args(["--data", "d", "--out", "o", "--batch-size", "1"])
+
+
+def test_warmup_rises_to_the_poly_schedule() -> None:
+    assert schedule(0, 100, 0) == 1.0
+    assert schedule(0, 100, 4) == pytest.approx(0.25)
+    assert schedule(1, 100, 4) == pytest.approx(0.5 * 0.99**0.9)
+    assert schedule(50, 100, 4) == poly(50, 100)
+
+
+def test_a_preset_sets_defaults_only() -> None:
+    needed = ["--data", "d", "--out", "o"]
+    paper, strong = parse_args(needed), parse_args([*needed, "--preset", "strong"])
+    assert (paper.preset, paper.optimizer, paper.lr, paper.batch_size) == ("paper", "adam", 1e-4, 8)
+    for name, value in PRESETS["strong"].items():
+        assert getattr(strong, name) == value != getattr(paper, name)
+    assert parse_args([*needed, "--preset=strong", "--epochs", "7", "--ema", "0"]).epochs == 7
+    assert parse_args([*needed, "--epochs", "7", "--preset", "strong"]).epochs == 7
+
+
+# ------------------------------------------------------------------------------- every way to train, in few steps
+
+
+def few_steps(boxes: Path, out: Path, *more: str) -> Checkpoint:
+    """Two epochs of two steps in this process."""
+    main(command(boxes, out, "--epochs", "2", "--batch-size", "16", "--workers", "0", "--val-split", "none", *more)[2:])
+    return load_checkpoint(out / CHECKPOINT)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """SIGTERM to this process in a step."""
+    seen = 0
+    real = train_module.multi_task_loss
+
+    def loss(*args: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(train_module, "multi_task_loss", loss)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--weighting", "uncertainty", "--optimizer", "sgd", "--accumulate", "2"),
+        ("--weighting", "dwa", "--preset", "strong", "--warmup", "2", "--epochs", "2"),
+        ("--weighting", "famo", "--optimizer", "adamw", "--weight-decay", "0.1", "--clip", "0.5"),
+        ("--weighting", "gradnorm", "--network", "mtl"),
+        ("--weighting", "pcgrad", "--network", "pad_net"),
+        ("--weighting", "cagrad", "--network", "nddr_cnn", "--single-task", "none", "--exchange-lr", "10"),
+    ],
+    ids=lambda more: more[1],
+)
+def test_every_weighting_resumes_bit_for_bit(
+    boxes: Path, tmp_path: Path, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = few_steps(boxes, tmp_path / "straight", *more)
+    assert end.info["training"]["weighting"] == more[1] and not end.training_state
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(SystemExit) as stopped:
+            few_steps(boxes, tmp_path / "stopped", *more)
+    assert stopped.value.code == EXIT_STOPPED
+    half = load_checkpoint(tmp_path / "stopped" / CHECKPOINT)
+    assert 0 < half.info["progress"]["step"] < 4 and half.training_state
+    few_steps(boxes, tmp_path / "stopped", "--resume", *more)
+    assert_same_end(tmp_path / "stopped", end)
+
+
+def test_every_weighting_is_tried_above() -> None:
+    mark = next(m for m in test_every_weighting_resumes_bit_for_bit.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
+    assert {more[1] for more in mark.args[1]} | {"fixed"} == set(WEIGHTINGS)
+
+
+def test_two_streams_start_from_single_task_networks(boxes: Path, tmp_path: Path) -> None:
+    still = ("--lr", "1e-12")
+    single = [few_steps(boxes, tmp_path / n, "--network", n, *still) for n in ("stl_aspp", "stl_aspp_depth")]
+    files = [str(tmp_path / n / CHECKPOINT) for n in ("stl_aspp", "stl_aspp_depth")]
+    both = few_steps(boxes, tmp_path / "both", "--network", "cross_stitch", "--single-task", *files, *still)
+    for task, one in zip(("segmentation", "depth"), single, strict=True):
+        name = f"heads.{task}.classifier.weight"
+        torch.testing.assert_close(both.weights[name], one.weights[name])
+        torch.testing.assert_close(
+            both.weights[f"streams.{task}.features.0.0.weight"], one.weights["backbone.features.0.0.weight"]
+        )
+    assert both.info["training"]["single_task"] == files and both.info["training"]["preset"] == "paper"
+    assert both.info["evaluations"] == []
+    with pytest.raises(SystemExit, match="the segmentation weights are not of a single-task network"):
+        few_steps(boxes, tmp_path / "swapped", "--network", "cross_stitch", "--single-task", *files[::-1])
+
+
+def test_averaged_weights_are_what_is_kept(boxes: Path, tmp_path: Path) -> None:
+    plain = few_steps(boxes, tmp_path / "plain")
+    averaged = few_steps(boxes, tmp_path / "ema", "--ema", "0.9")
+    name = "backbone.features.0.0.weight"
+    assert not torch.equal(plain.weights[name], averaged.weights[name])
+    assert averaged.weights.keys() == plain.weights.keys()
+    torch.testing.assert_close(plain.weights[name], averaged.weights[name], atol=1e-3, rtol=0)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_pictures(boxes: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^train: the loss of step [1-3] is (nan|inf); pictures: 0000\d\d, .*$"):
+        few_steps(boxes, tmp_path, "--lr", "1e30", "--optimizer", "sgd")

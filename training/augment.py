@@ -67,6 +67,14 @@ def resample(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
     return Picture(np.asarray(resized), label, depth)
 
 
+class View(NamedTuple):
+    """Where a picture's geometry comes from: the rectangle seen, by how much depth is divided, mirrored or not."""
+
+    box: Box
+    zoom: float
+    flip: bool
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random zoom and crop to the training size, flip, and colour.
@@ -85,6 +93,10 @@ class Augmentation:
     color: float = 0.5
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> Picture:
+        return self.show(picture, self.view(picture, rng), rng)
+
+    def view(self, picture: Picture, rng: np.random.Generator) -> View:
+        """Draws the geometric change."""
         zoom = float(np.exp(rng.uniform(*np.log(self.zoom))))
         height, width = picture.label.shape
         # The largest window of the training shape that lies in the picture, made smaller by the zoom.
@@ -92,11 +104,16 @@ class Augmentation:
         window_height, window_width = self.size[0] * window, self.size[1] * window
         left = (width - window_width) * rng.uniform()
         top = (height - window_height) * rng.uniform()
-        out = resample(picture, Box(left, top, left + window_width, top + window_height), self.size)
+        flip = bool(self.flip and rng.uniform() < 0.5)
+        return View(Box(left, top, left + window_width, top + window_height), zoom, flip)
+
+    def show(self, picture: Picture, view: View, rng: np.random.Generator) -> Picture:
+        """Makes a drawn geometric change, and draws and makes the photometric one."""
+        out = resample(picture, view.box, self.size)
         # Beyond uint16 (65 m) there is no room; the quotient of an invalid 0 is 0.
-        depth = np.round(out.depth / zoom).clip(0, 65535).astype(np.uint16)
+        depth = np.round(out.depth / view.zoom).clip(0, 65535).astype(np.uint16)
         image, label = out.image, out.label
-        if self.flip and rng.uniform() < 0.5:
+        if view.flip:
             image, label, depth = image[:, ::-1], label[:, ::-1], depth[:, ::-1]
         if self.color > 0:
             image = jitter(image, self.color, rng)

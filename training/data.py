@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ from torch.utils.data import Dataset, Sampler
 
 from model.classes import IGNORE, ClassInfo, ClassSet
 from training.augment import Augmentation, Picture
+from training.targets import (
+    boundary_edges,
+    crop_intrinsics,
+    edges_bridge,
+    normals_radius,
+    surface_normals,
+)
 
 FORMAT = 1
 
@@ -33,11 +40,17 @@ class DataError(Exception):
 
 
 class Sample(TypedDict):
-    """image: sRGB in 0..1, float32 [3, H, W]; label: int64 [H, W]; depth: metres, float32 [H, W], 0 = invalid."""
+    """image: sRGB in 0..1, float32 [3, H, W]; label: int64 [H, W]; depth: metres, float32 [H, W], 0 = invalid.
+
+    Only where auxiliary tasks are asked for: normals: unit vectors, float32 [3, H, W], (0, 0, 0) = invalid; edges:
+    uint8 [H, W], 1 = edge, 255 = ignore.
+    """
 
     image: Tensor
     label: Tensor
     depth: Tensor
+    normals: NotRequired[Tensor]
+    edges: NotRequired[Tensor]
     name: str
 
 
@@ -109,12 +122,23 @@ class FolderDataset(Dataset[Sample]):
         split: Key of `info.splits`.
         augmentation: Applied to every picture; None leaves the picture as it is on disk.
         seed: Of the augmentation.
+        auxiliary_tasks: Of `normals` and `edges` those to make targets for. They are made from the augmented labels
+            and depth: normals with the intrinsics of what is seen of the picture, which is why mirroring negates
+            their x, and why zooming, which divides the depth and multiplies the focal length, leaves them alone.
 
     Raises:
-        DataError: an unknown or empty split; when reading, a missing, damaged or ill-fitting file.
+        DataError: an unknown or empty split; normals of pictures without intrinsics; when reading, a missing, damaged
+            or ill-fitting file.
     """
 
-    def __init__(self, info: DatasetInfo, split: str, augmentation: Augmentation | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        split: str,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        auxiliary_tasks: Sequence[str] = (),
+    ) -> None:
         if not info.splits.get(split):
             have = ", ".join(f"{k} ({len(v)})" for k, v in info.splits.items())
             raise DataError(f"{info.root / 'dataset.json'}: split '{split}' is missing or empty; there are: {have}")
@@ -123,22 +147,43 @@ class FolderDataset(Dataset[Sample]):
         self.names = info.splits[split]
         self.augmentation = augmentation
         self.seed = seed
+        self.auxiliary_tasks = tuple(auxiliary_tasks)
+        if "normals" in self.auxiliary_tasks:
+            without = next((name for name in self.names if name not in info.intrinsics), None)
+            if without is not None:
+                raise DataError(
+                    f"{info.root / 'dataset.json'}: no intrinsics for '{without}', which normals need; add them, or "
+                    'train without normals: --options \'{"auxiliary_tasks": ["edges"]}\''
+                )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        picture = self.read(self.names[index])
+        name = self.names[index]
+        picture = self.read(name)
+        intrinsics = self.info.intrinsics.get(name)
         if self.augmentation is not None:
             rng = np.random.default_rng([self.seed, epoch, index])
-            picture = self.augmentation(picture, rng)
-        return {
+            view = self.augmentation.view(picture, rng)
+            picture = self.augmentation.show(picture, view, rng)
+            if intrinsics is not None:
+                intrinsics = crop_intrinsics(intrinsics, view.box, self.augmentation.size, flip=view.flip)
+        sample: Sample = {
             "image": torch.from_numpy(picture.image.transpose(2, 0, 1).astype(np.float32) / 255),
             "label": torch.from_numpy(picture.label.astype(np.int64)),
             "depth": torch.from_numpy(picture.depth.astype(np.float32) / 1000),
-            "name": self.names[index],
+            "name": name,
         }
+        width = picture.label.shape[1]
+        if "normals" in self.auxiliary_tasks:
+            assert intrinsics is not None
+            normals = surface_normals(picture.depth, intrinsics, normals_radius(width))
+            sample["normals"] = torch.from_numpy(np.ascontiguousarray(normals.transpose(2, 0, 1)))
+        if "edges" in self.auxiliary_tasks:
+            sample["edges"] = torch.from_numpy(boundary_edges(picture.label, edges_bridge(width)))
+        return sample
 
     def read(self, name: str) -> Picture:
         """The picture as it is on disk, checked."""

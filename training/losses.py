@@ -1,6 +1,13 @@
-"""Losses of the two tasks, and what makes a depth value count."""
+"""Losses of the tasks, and what makes a value count.
+
+Every loss is a sum over valid pixels divided by their number. That number may be given (`pixels`): when a batch goes
+through in parts, all of them divide by the number of the whole batch.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,49 +16,127 @@ from torch.nn import functional as F
 from model.classes import IGNORE
 from training.augment import INVALID_DEPTH
 
+POSITIVE_WEIGHT = 0.95
+"""Weight of edge pixels against 0.05 of the others, of which there are far more (as in MTI-Net's set-up)."""
+
 
 def valid_depth(depth: Tensor) -> Tensor:
     """Where a depth map in metres holds a measurement: bool, the shape of `depth`. The only such test there is."""
     return (depth > INVALID_DEPTH) & depth.isfinite()
 
 
-def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
+def valid_normals(normals: Tensor) -> Tensor:
+    """Where normals [N, 3, H, W] are known, which is where they are not (0, 0, 0): bool [N, H, W]."""
+    return (normals != 0).any(dim=1)
+
+
+def valid_pixels(targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    """By task, what its loss is to be divided by: the number of valid pixels, at least 1."""
+    valid = {"segmentation": targets["label"] != IGNORE, "depth": valid_depth(targets["depth"])}
+    if "normals" in targets:
+        valid["normals"] = valid_normals(targets["normals"])
+    if "edges" in targets:
+        valid["edges"] = targets["edges"] != IGNORE
+    numbers = torch.stack([v.sum() for v in valid.values()]).float()
+    return dict(zip(valid, numbers.clamp(min=1), strict=True))
+
+
+def _number(valid: Tensor, pixels: Tensor | None) -> Tensor:
+    return valid.sum().clamp(min=1) if pixels is None else pixels
+
+
+def segmentation_loss(logits: Tensor, label: Tensor, pixels: Tensor | None = None) -> Tensor:
     """Cross-entropy, the mean over pixels that have a class; 0, with a gradient of 0, where none has.
 
     Args:
         logits: [N, classes, H, W].
         label: int64 [N, H, W], 255 = ignore.
+        pixels: Divides the sum in place of the number of valid pixels.
     """
     total = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)
+    return total / _number(label != IGNORE, pixels)
 
 
-def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
+def depth_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:
     """L1 in metres, the mean over valid pixels; 0, with a gradient of 0, where none is valid.
 
     Args:
         prediction: [N, 1, H, W].
         depth: [N, H, W], 0 = invalid.
+        pixels: As in `segmentation_loss`.
     """
     valid = valid_depth(depth)
     # where() before the difference, so that a NaN in the truth cannot reach the gradient.
     target = depth.where(valid, prediction.squeeze(1).detach().float())
-    return (prediction.squeeze(1).float() - target).abs().sum() / valid.sum().clamp(min=1)
+    return (prediction.squeeze(1).float() - target).abs().sum() / _number(valid, pixels)
+
+
+def normals_loss(prediction: Tensor, normals: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """L1 between unit vectors, the mean over the components of valid pixels.
+
+    Args:
+        prediction: [N, 3, H, W], of any length. Below a length of 0.001, where a direction means nothing and its
+            gradient has no bound, it counts as shorter than 1.
+        normals: [N, 3, H, W], of length 1, (0, 0, 0) = invalid.
+        pixels: As in `segmentation_loss`.
+    """
+    valid = valid_normals(normals)
+    unit = F.normalize(prediction.float(), dim=1, eps=1e-3)
+    return ((unit - normals).abs().sum(dim=1) * valid).sum() / (3 * _number(valid, pixels))
+
+
+def edges_loss(logits: Tensor, edges: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy, the mean over valid pixels, weighted 0.95 at edges and 0.05 elsewhere.
+
+    Args:
+        logits: [N, 1, H, W].
+        edges: uint8 [N, H, W]: 1 = edge, 0 = none, 255 = ignore.
+        pixels: As in `segmentation_loss`.
+    """
+    valid, positive = edges != IGNORE, edges == 1
+    weight = torch.where(positive, POSITIVE_WEIGHT, 1 - POSITIVE_WEIGHT) * valid
+    total = F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), positive.float(), weight, reduction="sum")
+    return total / _number(valid, pixels)
+
+
+_LOSSES = {"segmentation": segmentation_loss, "depth": depth_loss, "normals": normals_loss, "edges": edges_loss}
 
 
 def multi_task_loss(
-    outputs: dict[str, Tensor], label: Tensor, depth: Tensor, weights: tuple[float, float] = (1.0, 1.0)
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Equation 9: the weighted sum over the tasks that the network has.
+    outputs: Mapping[str, Any], targets: Mapping[str, Any], pixels: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The losses of all predictions, not weighted.
+
+    Args:
+        outputs: Of a network; the maps of `intermediate` are upsampled bilinearly to the size of the labels.
+        targets: `label`, `depth` and, where predicted, `normals` and `edges`, as `training.data.Sample` has them.
+        pixels: `valid_pixels` of the whole batch; by default of `targets`.
 
     Returns:
-        The total, and the unweighted loss of each task.
+        By name: `segmentation`, `depth` of the final predictions, `segmentation.0`, `normals.0` ... of the first
+        intermediate ones, and so on.
     """
-    parts: dict[str, Tensor] = {}
-    if "segmentation" in outputs:
-        parts["segmentation"] = segmentation_loss(outputs["segmentation"], label)
-    if "depth" in outputs:
-        parts["depth"] = depth_loss(outputs["depth"], depth)
-    weight = dict(zip(("segmentation", "depth"), weights, strict=True))
-    total = torch.stack([weight[task] * part for task, part in parts.items()]).sum()
-    return total, parts
+
+    def loss(task: str, prediction: Tensor) -> Tensor:
+        target = targets["label" if task == "segmentation" else task]
+        return _LOSSES[task](prediction, target, None if pixels is None else pixels[task])
+
+    losses = {task: loss(task, outputs[task]) for task in outputs if task != "intermediate"}
+    size = targets["label"].shape[-2:]
+    for i, predictions in enumerate(outputs.get("intermediate", ())):
+        for task, prediction in predictions.items():
+            full = F.interpolate(prediction.float(), size=size, mode="bilinear", align_corners=False)
+            losses[f"{task}.{i}"] = loss(task, full)
+    return losses
+
+
+def weighted_by_task(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """For each task of `weights`, the sum of its losses (final and intermediate) times its weight: [tasks].
+
+    Their sum is equation 9 of the paper.
+    """
+    parts = [
+        weight * torch.stack([loss for name, loss in losses.items() if name.split(".")[0] == task]).sum()
+        for task, weight in weights.items()
+    ]
+    return torch.stack(parts)

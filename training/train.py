@@ -3,6 +3,9 @@
 python -m training.boxes --out data/boxes --count 3000
 python training/train.py --data data/boxes --network mtl_ssw --backbone mobilenet_v2 --out runs/boxes
 python training/train.py --data data/nyud --network mtl_ssw --backbone resnet50 --out runs/nyud --epochs 200
+python training/train.py --data data/nyud --preset strong --train-split trainval --val-split none --out runs/final
+python training/train.py --data data/nyud --network nddr_cnn --single-task runs/seg/checkpoint.safetensors \\
+    runs/depth/checkpoint.safetensors --optimizer sgd --lr 1e-3 --exchange-lr 100 --out runs/nddr
 python training/train.py ... --resume                 (after a kill: goes on where it was, to the same weights)
 tensorboard --logdir runs
 
@@ -13,6 +16,7 @@ weights 1 and 1. OUT/checkpoint.safetensors is written after every epoch and on 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import signal
@@ -29,17 +33,36 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.backbones import BACKBONES
+from model.base import Network
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from model.classes import IGNORE, ClassSet
 from model.networks import NETWORKS, NetworkConfig, count_parameters
+from model.two_streams import TwoStreamNetwork
 from model.weights import WeightsError, load_backbone_weights
 from training.augment import Augmentation
-from training.data import DataError, FolderDataset, Sample, StepSampler, ignore_signals, read_info
+from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, read_info
 from training.evaluate import evaluate, format_result, predict
-from training.losses import multi_task_loss
+from training.losses import multi_task_loss, valid_pixels, weighted_by_task
+from training.weighting import WEIGHTINGS, backward_per_task, check_combination
 
 CHECKPOINT = "checkpoint.safetensors"
 EXIT_STOPPED = 128 + signal.SIGTERM
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "strong": {
+        "epochs": 200,
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "warmup": 500,
+        "zoom": (0.5, 2.0),
+        "ema": 0.999,
+        "precision": "bf16",
+    },
+}
+"""Other defaults of the options; what is given on the command line wins."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingError(Exception):
@@ -49,41 +72,75 @@ class TrainingError(Exception):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line. What `--resume` compares is everything but `NOT_COMPARED`."""
     parser = argparse.ArgumentParser(
-        description="Trains a network on a data set folder.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Trains a network on a data set folder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, help="data set folder (dataset.json, images, labels, depth)")
+    add("--train-split", default="train", metavar="SPLIT", help="pictures to train on")
+    add("--val-split", default="val", metavar="SPLIT", help="pictures to measure on, or 'none'")
     add("--out", type=Path, required=True, help="folder of the checkpoint and the TensorBoard log")
+    add("--preset", choices=PRESETS, default="paper", help="other defaults for the options; those given win")
     add("--network", choices=NETWORKS, default="mtl_ssw")
     add("--backbone", choices=BACKBONES, default="resnet50")
     add("--options", type=json.loads, default={}, metavar="JSON", help='network options, e.g. {"dropout": 0.1}')
     add("--weights", default="imagenet", help="start of the backbone: 'imagenet', 'none', or a file")
+    add(
+        "--single-task",
+        nargs="+",
+        default=None,
+        metavar="FILE",
+        help="checkpoints of stl_aspp and stl_aspp_depth that cross_stitch and nddr_cnn start from, or 'none'",
+    )
     add("--size", type=parse_size, default=None, metavar="HxW", help="training size; default: of the first picture")
     add("--epochs", type=int, default=100)
     add("--batch-size", type=int, default=8)
+    add("--accumulate", type=int, default=1, metavar="N", help="run a batch in N parts, which takes less memory")
+    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help="sgd has momentum 0.9")
     add("--lr", type=float, default=1e-4)
+    add("--exchange-lr", type=float, default=1.0, metavar="FACTOR", help="on the rate of cross-stitch and NDDR layers")
+    add("--warmup", type=int, default=0, metavar="STEPS", help="in which the learning rate rises from 0")
     add("--weight-decay", type=float, default=0.0)
+    add("--clip", type=float, default=0.0, metavar="NORM", help="longest gradient; 0 = any")
+    add("--ema", type=float, default=0.0, metavar="DECAY", help="measure and keep averaged weights; 0 = not averaged")
+    add("--weighting", choices=WEIGHTINGS, default="fixed", help="of the tasks; see training/weighting.py")
     add("--loss-weights", type=float, nargs=2, default=(1.0, 1.0), metavar=("SEG", "DEPTH"))
+    add("--auxiliary-weights", type=float, nargs=2, default=(10.0, 50.0), metavar=("NORMALS", "EDGES"))
     add("--zoom", type=float, nargs=2, default=(1.0, 1.5), metavar=("MIN", "MAX"), help="random zoom")
     add("--color", type=float, default=0.5, help="strength of the colour changes, 0 to 1")
-    add("--precision", choices=("fp32", "bf16"), default="fp32")
+    add("--precision", choices=DTYPES, default="fp32")
+    add("--compile", action="store_true", help="torch.compile: a slow start, then faster")
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--workers", type=int, default=2, help="processes that load pictures")
-    add("--eval-every", type=int, default=1, metavar="EPOCHS", help="measure on the split `val` this often")
+    add("--eval-every", type=int, default=1, metavar="EPOCHS", help="measure on the validation split this often")
+    add("--log-every", type=int, default=10, metavar="STEPS", help="losses to TensorBoard this often")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
+
+    preset = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    preset.add_argument("--preset", default="paper")
+    parser.set_defaults(**PRESETS.get(preset.parse_known_args(argv)[0].preset, {}))
     args = parser.parse_args(argv)
     args.loss_weights, args.zoom = tuple(args.loss_weights), tuple(args.zoom)
+    args.auxiliary_weights = tuple(args.auxiliary_weights)
     if args.batch_size < 2:
         parser.error("--batch-size: batch normalisation over 1x1 maps needs at least 2 pictures")
-    if args.epochs < 1 or args.eval_every < 1:
-        parser.error("--epochs and --eval-every must be at least 1")
+    if min(args.epochs, args.eval_every, args.accumulate, args.log_every) < 1:
+        parser.error("--epochs, --eval-every, --log-every and --accumulate must be at least 1")
     if not 0 < args.zoom[0] <= args.zoom[1]:
         parser.error("--zoom: give 0 < MIN <= MAX")
+    if not (0 <= args.ema < 1 and args.warmup >= 0 and args.clip >= 0 and args.exchange_lr > 0):
+        parser.error("give 0 <= --ema < 1, --warmup >= 0, --clip >= 0, --exchange-lr > 0")
     return args
 
 
-NOT_COMPARED = {"data", "out", "resume", "device", "workers"}
+NOT_COMPARED = {"data", "out", "resume", "device", "workers", "single_task", "log_every"}
+
+
+def compared(args: argparse.Namespace) -> dict[str, Any]:
+    """What a resumed run must have in common with its start, as JSON has it."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(args).items() if k not in NOT_COMPARED}
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -99,24 +156,75 @@ def poly(step: int, steps: int) -> float:
     return float((1 - step / steps) ** 0.9)
 
 
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """`poly`, in the first `warmup` steps times a factor that rises linearly to 1."""
+    return min(1.0, (step + 1) / max(1, warmup)) * poly(step, steps)
+
+
+def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Optimizer:
+    """The optimiser; `factor` of a group is what its learning rate is multiplied by."""
+    new = network.new_parameters()
+    if args.exchange_lr != 1 and not new:
+        raise TrainingError(f"--exchange-lr is for cross_stitch and nddr_cnn; {args.network} has no such layers")
+    ids = {id(p) for p in new}
+    groups = [{"params": [p for p in network.parameters() if id(p) not in ids], "factor": 1.0}]
+    if new:
+        groups.append({"params": new, "factor": args.exchange_lr})
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, weight_decay=args.weight_decay)
+    kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=args.lr, weight_decay=args.weight_decay)
+
+
+def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> None:
+    """Fills a new network with what it starts from: single-task networks, or ImageNet weights in every encoder."""
+    two_streams = isinstance(network, TwoStreamNetwork)
+    if two_streams and (args.single_task is None or (len(args.single_task) != 2 and args.single_task != ["none"])):
+        raise TrainingError(f"{args.network} starts from two checkpoints: --single-task SEG DEPTH (or 'none')")
+    if args.single_task and not two_streams:
+        raise TrainingError(f"--single-task is for cross_stitch and nddr_cnn, not for {args.network}")
+    if isinstance(network, TwoStreamNetwork) and args.single_task != ["none"]:
+        single = [load_checkpoint(Path(file)) for file in args.single_task]
+        for file, checkpoint in zip(args.single_task, single, strict=True):
+            if checkpoint.config.classes != classes:
+                raise TrainingError(f"{file}: its classes are not those of the data set")
+        network.load_single_task(single[0].weights, single[1].weights)
+        return
+    for backbone in network.backbones():
+        load_backbone_weights(backbone, args.backbone, args.weights)
+
+
+@torch.no_grad()
+def average(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Moves averaged weights on; over the first steps the average is shorter, so that the random start leaves it."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(ema.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
 # ---------------------------------------------------------------------------- what a resumed run needs
 
 
-def pack_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state and random generators as flat tensors."""
+def pack_state(optimizer: torch.optim.Optimizer, device: torch.device, **others: dict[str, Any]) -> dict[str, Tensor]:
+    """Optimiser state, the random generators, and other state dicts, as flat tensors."""
     state = {
         f"optimizer.{i}.{key}": torch.as_tensor(value)
         for i, values in optimizer.state_dict()["state"].items()
         for key, value in values.items()
     }
     state["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        state["rng.cuda"] = torch.cuda.get_rng_state()
-    return state
+    if device.type == "cuda":
+        state["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return state | {
+        f"{name}.{key}": torch.as_tensor(value) for name, other in others.items() for key, value in other.items()
+    }
 
 
-def unpack_state(state: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """The inverse of `pack_state`."""
+def unpack_state(state: dict[str, Tensor], optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """The inverse of `pack_state` for optimiser and random generators."""
     by_parameter: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         if name.startswith("optimizer."):
@@ -124,8 +232,13 @@ def unpack_state(state: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> 
             by_parameter.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(state["rng.cpu"])
-    if "rng.cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["rng.cuda"])
+    if "rng.cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["rng.cuda"], device)
+
+
+def part_of(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """One of the `others` of `pack_state`."""
+    return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
 
 
 # --------------------------------------------------------------------------------------- TensorBoard
@@ -146,9 +259,10 @@ def log_pictures(
     """The first picture of a split: picture, mask, depth, predictions above the truth (depth 0-10 m as grey)."""
     device = next(network.parameters()).device
     sample = dataset[(0, 0)]
+    was_training = network.training
     network.eval()
     outputs = predict(network, sample["image"][None].to(device), size)
-    network.train()
+    network.train(was_training)
     grey = {"truth": sample["depth"]}
     masks = {"truth": paint(sample["label"], dataset.info.classes)}
     if "depth" in outputs:
@@ -165,50 +279,80 @@ def log_pictures(
 # ---------------------------------------------------------------------------------------------- main
 
 
-def train(args: argparse.Namespace) -> None:
-    """Runs the training that `args` describes.
+def train(args: argparse.Namespace) -> int:
+    """Runs the training that `args` describes; returns the exit status: 0, or EXIT_STOPPED after SIGTERM.
 
     Raises:
-        TrainingError, DataError, CheckpointError, WeightsError: with a one-line reason.
+        TrainingError, DataError, CheckpointError, WeightsError, ValueError: with a one-line reason.
     """
     # ------------------------------------------------------------------------------------------ setup
+    device = torch.device(args.device)
     info = read_info(args.data)
-    size = args.size or FolderDataset(info, "train").read(info.splits["train"][0]).label.shape
+    refuse_impossible(args, device, info)
+    config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
+    torch.manual_seed(args.seed)
+    network = config.build()
+    tasks = (*network.tasks, *network.auxiliary_tasks)
+    check_combination(
+        args.weighting,
+        tasks,
+        accumulate=args.accumulate,
+        precision=args.precision,
+        compiled=args.compile,
+    )
+    as_it_is = FolderDataset(info, args.train_split)
+    size = args.size or as_it_is.read(as_it_is.names[0]).label.shape
     augmentation = Augmentation(size, zoom=args.zoom, color=args.color)
-    train_set = FolderDataset(info, "train", augmentation, args.seed)
-    val_set = FolderDataset(info, "val")
+    train_set = FolderDataset(info, args.train_split, augmentation, args.seed, network.auxiliary_tasks)
+    val_set = None if args.val_split == "none" else FolderDataset(info, args.val_split)
     if len(train_set) < args.batch_size:
         few = f"{len(train_set)} pictures to train on, fewer than a batch of {args.batch_size}"
         raise TrainingError(f"{args.data}: {few}")
 
-    settings: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in NOT_COMPARED}
-    settings |= {"size": list(size), "loss_weights": list(args.loss_weights), "zoom": list(args.zoom)}
-    config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
+    settings = compared(args) | {"size": list(size)}
     path = args.out / CHECKPOINT
     former = load_checkpoint(path) if args.resume and path.is_file() else None
     if former is not None:
         refuse_other_run(former, config, settings, info.name, path)
         if not former.training_state:
             print(f"{path}: this training has ended; nothing to resume")
-            return
+            return 0
     elif path.is_file():
         raise TrainingError(f"{path} exists: give --resume to go on from it, or another --out")
 
-    torch.manual_seed(args.seed)
-    network = config.build()
+    optimizer = make_optimizer(network, args)
     if former is None:
-        for backbone in network.backbones():
-            load_backbone_weights(backbone, args.backbone, args.weights)
-    else:
-        network.load_state_dict(former.weights)
-    device = torch.device(args.device)
+        load_start(network, args, info.classes)
     network.to(device).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
-    optimizer = torch.optim.Adam(network.parameters(), lr=args.lr, weight_decay=args.weight_decay)
+    ema = copy.deepcopy(network).eval() if args.ema else None
+    weighting = WEIGHTINGS[args.weighting](tasks).to(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
+    torch.manual_seed(args.seed)  # dropout must not depend on how the network was started
 
-    start = former.info["progress"]["step"] if former else 0
+    start, history = 0, []
+    if former is not None:
+        # What is measured and kept are the averaged weights, where there are such.
+        state = former.training_state
+        start, history = former.info["progress"]["step"], former.info["evaluations"]
+        network.load_state_dict(part_of(state, "raw") if ema else former.weights)
+        if ema:
+            ema.load_state_dict(former.weights)
+        weighting.load_state_dict(part_of(state, "weighting"))
+        scaler.load_state_dict({k: v.item() for k, v in part_of(state, "scaler").items()} or scaler.state_dict())
+        unpack_state(state, optimizer, device)
+    kept = ema or network
+
+    fixed = dict(zip(("segmentation", "depth"), args.loss_weights, strict=True))
+    fixed |= dict(zip(("normals", "edges"), args.auxiliary_weights, strict=True))
+    fixed = {task: fixed[task] for task in tasks}
+    parameters = list(network.parameters())
+    model = torch.compile(network) if args.compile else network
+
     sampler = StepSampler(len(train_set), args.batch_size, args.epochs, args.seed, start)
     steps_per_epoch, steps = sampler.steps_per_epoch, sampler.steps_per_epoch * args.epochs
+    if args.warmup >= steps:
+        raise TrainingError(f"--warmup {args.warmup}: the whole training has only {steps} steps")
     loader: DataLoader[Sample] = DataLoader(
         train_set,
         batch_sampler=sampler,
@@ -217,13 +361,10 @@ def train(args: argparse.Namespace) -> None:
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # its own: the global one must not depend on when a loader was made
     )
-    history: list[dict[str, Any]] = former.info["evaluations"] if former else []
-    if former is not None:
-        unpack_state(former.training_state, optimizer)
 
     def save(step: int, *, ended: bool = False) -> None:
         info_json = {
-            "training": settings,
+            "training": settings | {"single_task": args.single_task},
             "data": {
                 "name": info.name,
                 "license": info.license,
@@ -234,8 +375,17 @@ def train(args: argparse.Namespace) -> None:
             "evaluations": history,
             "progress": {"step": step, "steps": steps},
         }
-        state = {} if ended else pack_state(optimizer)
-        save_checkpoint(path, Checkpoint(config, network.state_dict(), info_json, state))
+        raw = {"raw": network.state_dict()} if ema else {}
+        others = raw | {"weighting": weighting.state_dict(), "scaler": scaler.state_dict()}
+        state = {} if ended else pack_state(optimizer, device, **others)
+        save_checkpoint(path, Checkpoint(config, kept.state_dict(), info_json, state))
+
+    def losses_of(part: dict[str, Tensor], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Forward: a part's share of the losses of all predictions, by name."""
+        image = part["image"].contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, DTYPES[args.precision], enabled=args.precision != "fp32"):
+            outputs = model(image)
+        return multi_task_loss(outputs, part, pixels)
 
     args.out.mkdir(parents=True, exist_ok=True)
     depth_range = former_range(former) or measure_depth_range(train_set)
@@ -250,8 +400,8 @@ def train(args: argparse.Namespace) -> None:
     writer = SummaryWriter(str(args.out / "tensorboard"), purge_step=start if former else None)
     bar = tqdm(total=steps, initial=start, unit="step", mininterval=1.0, dynamic_ncols=True)
     print(
-        f"{args.network} on {args.backbone}: {count_parameters(network):,} parameters; {info.name}: {len(train_set)} "
-        f"pictures at {size[0]}x{size[1]}; steps {start} to {steps} on {device}"
+        f"{args.network} on {args.backbone}: {count_parameters(network):,} parameters; {info.name}: "
+        f"{len(train_set)} pictures at {size[0]}x{size[1]}; steps {start} to {steps} on {device}"
     )
 
     # ------------------------------------------------------------------------------------------- loop
@@ -259,41 +409,58 @@ def train(args: argparse.Namespace) -> None:
     try:
         for batch in loader:
             for group in optimizer.param_groups:
-                group["lr"] = args.lr * poly(step, steps)
-            image = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
-            label = batch["label"].to(device, non_blocking=True)
-            depth = batch["depth"].to(device, non_blocking=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
-                outputs = network(image)
-            if "intermediate" in outputs:
-                raise TrainingError(f"{args.network} needs deep supervision, which this training does not have yet")
-            loss, parts = multi_task_loss(outputs, label, depth, args.loss_weights)
-            value = loss.item()
+                group["lr"] = args.lr * group["factor"] * schedule(step, steps, args.warmup)
+            tensors = {k: v.to(device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
+            pixels = valid_pixels(tensors)
+            optimizer.zero_grad(set_to_none=True)
+            named: dict[str, Tensor] = {}  # losses of the whole batch, for the log
+            for part in split(tensors, args.accumulate):
+                losses = losses_of(part, pixels)
+                for name, loss in losses.items():
+                    named[name] = named[name] + loss.detach() if name in named else loss.detach()
+                by_task = weighted_by_task(losses, fixed)
+                if weighting.per_task_gradients:
+                    backward_per_task(by_task, weighting, parameters)
+                else:
+                    total = (weighting.weights(by_task.detach()) * by_task).sum()
+                    torch.autograd.backward(scaler.scale(total))
+            whole = weighted_by_task(named, fixed)
+            value = whole.sum().item()
             if not math.isfinite(value):
                 names = ", ".join(batch["name"])
                 raise TrainingError(f"the loss of step {step} is {value}; pictures: {names}")
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
+            scaler.unscale_(optimizer)
+            if args.clip:
+                nn.utils.clip_grad_norm_(parameters, args.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            again = None
+            if weighting.looks_again:
+                with torch.no_grad():
+                    again = weighted_by_task(losses_of(tensors, pixels), fixed)
+            weighting.after_step(whole, again)
             step += 1
+            if ema:
+                average(ema, network, args.ema, step)
 
             bar.update()
-            if step % 10 == 0 or step == steps:
-                bar.set_postfix({"loss": f"{value:.3f}"} | {k: f"{v.item():.3f}" for k, v in parts.items()})
+            if step % args.log_every == 0 or step == steps:
+                bar.set_postfix({"loss": f"{value:.3f}"} | {k: f"{v.item():.3f}" for k, v in named.items()})
                 writer.add_scalar("train/loss", value, step)
                 writer.add_scalar("train/lr", optimizer.param_groups[0]["lr"], step)
-                for task, part in parts.items():
-                    writer.add_scalar(f"train/{task}", part.item(), step)
+                for name, loss in named.items():
+                    writer.add_scalar(f"train/{name}", loss.item(), step)
 
             # --------------------------------------------------------------- evaluation and checkpoint
             if step % steps_per_epoch == 0:
                 epoch = step // steps_per_epoch
-                if epoch % args.eval_every == 0 or step == steps:
-                    result = evaluate(network, val_set, size, workers=args.workers)
+                weighting.end_epoch()
+                if val_set and (epoch % args.eval_every == 0 or step == steps):
+                    result = evaluate(kept, val_set, size, workers=args.workers)
                     history.append({"epoch": epoch, **result})
                     for name, figure in result["values"].items():
                         writer.add_scalar(f"val/{name}", figure, step)
-                    log_pictures(writer, network, val_set, size, step)
+                    log_pictures(writer, kept, val_set, size, step)
                     short = {k: v for k, v in result["values"].items() if k in ("miou", "rmse", "abs_rel")}
                     tqdm.write(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in short.items()))
                 save(step, ended=step == steps)
@@ -301,7 +468,7 @@ def train(args: argparse.Namespace) -> None:
                 save(step)
                 bar.close()
                 print(f"stopped at step {step} of {steps}; go on with --resume")
-                sys.exit(EXIT_STOPPED)
+                return EXIT_STOPPED
     finally:
         bar.close()
         writer.close()
@@ -310,7 +477,32 @@ def train(args: argparse.Namespace) -> None:
     pictures = (steps - start) * args.batch_size
     minutes = (time.monotonic() - began) / 60
     print(f"{path}: {pictures} pictures in {minutes:.1f} min, measuring included")
-    print(format_result(history[-1]))
+    if history:
+        print(format_result(history[-1]))
+    return 0
+
+
+def split(tensors: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+    """A batch in equal parts."""
+    chunks = {k: v.chunk(parts) for k, v in tensors.items()}
+    return [{k: v[i] for k, v in chunks.items()} for i in range(parts)]
+
+
+def refuse_impossible(args: argparse.Namespace, device: torch.device, info: DatasetInfo) -> None:
+    """Raises TrainingError for settings that do not go together here."""
+    if args.precision == "fp16" and device.type != "cuda":
+        raise TrainingError(f"--precision fp16 needs CUDA, this is {device.type}; bf16 works here")
+    if args.batch_size % args.accumulate or args.batch_size // args.accumulate < 2:
+        raise TrainingError(
+            f"--batch-size {args.batch_size} does not divide into {args.accumulate} parts of 2 pictures or more"
+        )
+    if args.val_split == "none":
+        return
+    if shared := set(info.splits.get(args.train_split, ())) & set(info.splits.get(args.val_split, ())):
+        raise TrainingError(
+            f"--train-split {args.train_split} has {len(shared)} pictures of --val-split {args.val_split}: "
+            "measuring on pictures that were trained on says nothing; give --val-split none"
+        )
 
 
 def refuse_other_run(
@@ -322,8 +514,9 @@ def refuse_other_run(
         raise TrainingError(f"{path}: its {what} differs from the one asked for; a resumed run must be the same")
     if former.info["data"]["name"] != data:
         raise TrainingError(f"{path}: was trained on {former.info['data']['name']}, not on {data}")
+    defaults = compared(parse_args(["--data", "", "--out", ""]))
     for key, value in settings.items():
-        then = former.info["training"].get(key)
+        then = former.info["training"].get(key, defaults[key])  # an option newer than the checkpoint
         if then != value:
             raise TrainingError(f"{path}: was trained with {key} {then}, not {value}; a resumed run must be the same")
 
@@ -350,9 +543,11 @@ def measure_depth_range(dataset: FolderDataset, pictures: int = 200) -> tuple[fl
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
-        train(args)
+        status = train(args)
     except (TrainingError, DataError, CheckpointError, WeightsError, ValueError) as error:
         sys.exit(f"train: {error}")
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

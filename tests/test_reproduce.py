@@ -1,0 +1,101 @@
+"""Tables from one command: what is run, what is written, and what is not run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.classes import NYU40
+from model.networks import NETWORKS, NetworkConfig
+from training.boxes import write_dataset
+from training.reproduce import TABLES, budget_args, main, markdown, scatter
+
+TINY = ("--", "--size", "48x64", "--epochs", "1", "--weights", "none", "--workers", "0", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "boxes"
+    write_dataset(out, count=10, seed=0, size=(64, 48), workers=1)  # 8 to train on: one step
+    return out
+
+
+def test_every_row_is_a_network() -> None:
+    assert sorted(TABLES) == [1, 2, 3, 4, 5]
+    for _, rows in TABLES.values():
+        for row in rows:
+            for run in row.runs:
+                assert run.network in NETWORKS
+    swapped = next(row for row in TABLES[5][1] if row.name == "MTL_SSW (0.2, 0.8)").runs[0]
+    NetworkConfig(swapped.network, "mobilenet_v2", NYU40, swapped.options).build()
+
+
+def test_the_small_budget_is_the_same_number_of_steps_for_any_data() -> None:
+    for pictures in (80, 800):
+        args = budget_args("small", pictures)
+        assert int(args[args.index("--epochs") + 1]) * pictures / 8 == 400
+
+
+def test_one_row_end_to_end_and_not_twice(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--table", "1", "--data", str(boxes), "--out", str(tmp_path), "--budget", "small", "--seeds", "1"]
+    command += ["--only", "cross_stitch", *TINY]
+    main(command)
+    runs = tmp_path / "runs" / "boxes-small"
+    assert {p.name for p in runs.iterdir()} == {"stl_aspp-seed0", "stl_aspp_depth-seed0", "cross_stitch-seed0"}
+    table = json.loads((tmp_path / "table1-boxes-small.json").read_text())
+    assert table["budget"] == "small" and [row["name"] for row in table["rows"]] == ["cross_stitch"]
+    figures = table["rows"][0]["figures"]
+    assert figures["miou"]["paper"] == 38.7497 and 0 <= figures["miou"]["mean"] <= 100
+    assert figures["rmse"]["mean"] > 0 and figures["rmse"]["std"] is None
+    text = (tmp_path / "table1-boxes-small.md").read_text()
+    assert "Small budget" in text and "| cross_stitch |" in text
+    ET.parse(tmp_path / "table1-boxes-small.svg")
+
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.name in ("checkpoint.safetensors", "test.json")}
+    assert len(before) == 6
+    capsys.readouterr()
+    main(command)
+    assert capsys.readouterr().out.count("has ended") == 3
+    assert {p: os.stat(p).st_mtime_ns for p in before} == before
+
+
+def line(name: str, miou: list[float], rmse: list[float]) -> dict[str, Any]:
+    def figure(values: list[float]) -> dict[str, Any]:
+        return {"mean": sum(values) / 2, "std": abs(values[0] - values[1]) / 2**0.5, "values": values, "paper": 1.0}
+
+    figures = {"miou": figure(miou), "rmse": figure(rmse), "ln_rmse": figure(rmse)}
+    return {"name": name, "parameters": [2**20, 2**21], "figures": figures, "runs": []}
+
+
+def test_mean_and_deviation_are_written() -> None:
+    table = {
+        **{"table": 1, "title": "t", "budget": "full", "seeds": 2, "data": "d", "protocol": "mtl", "pictures": 3},
+        "settings": {"preset": "paper", "backbone": "resnet50", "size": [480, 640], "epochs": 1, "batch_size": 8}
+        | {"train_split": "trainval"},
+        "rows": [line("A<B", [40.0, 42.0], [0.5, 0.5]), line("C", [30.0, 30.0], [0.7, 0.9])],
+    }
+    text = markdown(table)
+    assert "| A<B | 1.00 + 2.00 | 41.00 ± 1.41 | 1.00 | 0.5000 ± 0.0000 | 1.0000 |" in text
+    assert "Small budget" not in text
+    svg = ET.fromstring(scatter(table))
+    assert len(svg.findall("{http://www.w3.org/2000/svg}circle")) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [(("--only", "MTL_XYZ"), "no row 'MTL_XYZ'"), (("--seeds", "0"), "at least 1")],
+)
+def test_a_wrong_command_is_refused(more: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--table", "1", "--data", "nowhere", *more])
+    assert reason in capsys.readouterr().err
+
+
+def test_missing_data_is_one_line() -> None:
+    with pytest.raises(SystemExit, match="no such file"):
+        main(["--table", "1", "--data", "nowhere"])

@@ -1,0 +1,352 @@
+"""Trains and measures what a table of the paper needs, and writes it beside the paper's figures.
+
+python training/reproduce.py --table 1 --data data/nyud --seeds 3
+python training/reproduce.py --table 2 --data data/sunrgbd --seeds 3 -- --workers 8 --precision bf16
+python training/reproduce.py --table 3 --data data/boxes --budget small --seeds 3
+python training/reproduce.py --table 5 --data data/nyud --seeds 1 --only "MTL_SSW (0.9, 0.1)"
+
+1 and 2: the comparison on NYUD-v2 and SUN RGB-D; 3: ablation of SE and pyramid pooling; 4: combinations of modules;
+5: start of the SW weights. What follows `--` goes to train.py, and wins over what is set here.
+
+Every run has a folder of its own in OUT/runs; one that is finished is not trained or measured again, a stopped one
+goes on, and tables share runs. `--budget small` is a check of the machinery in minutes on a CPU: MobileNetV2, 96x128,
+about 400 steps; its figures say nothing about the paper's, and its tables say so.
+
+Written are OUT/tableN-DATA-BUDGET.md and .json, and for tables 1 and 2 .svg (figure 7: mIoU against rmse). Training is
+on the split `trainval` (the official training set) where there is one, else on `train`; the last weights are measured,
+by protocol `mtl` on `test`: nothing is selected on pictures that are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.checkpoint import CheckpointError, load_checkpoint
+from model.networks import count_parameters
+from training import train
+from training.data import DataError, DatasetInfo, FolderDataset, read_info
+from training.evaluate import evaluate
+
+FIGURES = {"miou": ("mIoU %", 100), "rmse": ("rmse", 1), "ln_rmse": ("log_rmse", 1)}
+"""The paper's figures by the names of `training.metrics`: column and factor. Its log_rmse is the natural-log RMSE."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network to train: what train.py is told."""
+
+    network: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. With several runs each gives the figures of its task.
+
+    Attributes:
+        paper: mIoU in per cent, rmse in metres, log_rmse.
+    """
+
+    name: str
+    paper: tuple[float, float, float]
+    runs: tuple[Run, ...]
+
+
+SINGLE_TASK = (Run("stl_aspp"), Run("stl_aspp_depth"))
+NEEDS_SINGLE_TASK = ("cross_stitch", "nddr_cnn")
+
+# Both train on from single-task networks, as in their papers, with a larger rate for the new layers.
+TWO_STREAM_ARGS = ("--optimizer", "sgd", "--lr", "1e-3", "--exchange-lr", "100")
+
+
+def row(name: str, network: str, miou: float, rmse: float, log_rmse: float, **options: Any) -> Row:
+    return Row(name, (miou, rmse, log_rmse), (Run(network, options),))
+
+
+TABLES: dict[int, tuple[str, tuple[Row, ...]]] = {
+    1: (
+        "comparison on NYUD-v2",
+        (
+            row("NDDR_CNN", "nddr_cnn", 39.3301, 0.5943, 0.2008),
+            row("cross_stitch", "cross_stitch", 38.7497, 0.5973, 0.1978),
+            row("PADnet", "pad_net", 39.2170, 0.6417, 0.2157),
+            row("MTI_Net", "mti_net", 35.4241, 0.5656, 0.1903),
+            row("MTAN", "mtan", 39.4689, 0.5953, 0.1942),
+            row("MTL_SPP", "mtl_spp", 39.6119, 0.5840, 0.1928),
+            row("MTL_SSW", "mtl_ssw", 39.8796, 0.5755, 0.1904),
+        ),
+    ),
+    2: (
+        "comparison on SUN RGB-D",
+        (
+            row("NDDR_CNN", "nddr_cnn", 48.0541, 0.4873, 0.1783),
+            row("cross_stitch", "cross_stitch", 47.9307, 0.5007, 0.1721),
+            row("PADnet", "pad_net", 47.8794, 0.5287, 0.1853),
+            row("MTI_Net", "mti_net", 46.7829, 0.4509, 0.1489),
+            row("MTAN", "mtan", 48.2863, 0.4696, 0.1613),
+            row("MTL_SPP", "mtl_spp", 48.7890, 0.4670, 0.1572),
+            row("MTL_SSW", "mtl_ssw", 49.2547, 0.4539, 0.1503),
+        ),
+    ),
+    3: (
+        "ablation of MTL_SPP on NYUD-v2",
+        (
+            Row("STL_ASPP", (39.2452, 0.6000, 0.2050), SINGLE_TASK),
+            row("MTL", "mtl", 34.5325, 0.6829, 0.2326),
+            row("MTL_SE", "mtl_se", 34.8917, 0.6779, 0.2280),
+            row("MTL_PP", "mtl_pp", 37.4387, 0.6779, 0.2364),
+            row("MTL_SPP", "mtl_spp", 39.6119, 0.5840, 0.1928),
+        ),
+    ),
+    4: (
+        "combinations of modules on NYUD-v2",
+        (
+            row("MTL_SE+ASPP", "mtl_se_aspp", 37.9027, 0.6219, 0.2026),
+            row("MTL_SW+PP", "mtl_sw_pp", 38.0569, 0.6211, 0.2067),
+            row("MTL_SPP", "mtl_spp", 39.6119, 0.5840, 0.1928),
+            row("MTL_SSW", "mtl_ssw", 39.8796, 0.5755, 0.1904),
+        ),
+    ),
+    5: (
+        "start (alpha, beta) of the SW weights on NYUD-v2",
+        (
+            row("MTL_SSW (0.2, 0.8)", "mtl_ssw", 37.9079, 0.6086, 0.2034, sw=[0.2, 0.8]),
+            row("MTL_SSW (0.8, 0.2)", "mtl_ssw", 38.4932, 0.5995, 0.2030, sw=[0.8, 0.2]),
+            row("MTL_SSW (0.5, 0.5)", "mtl_ssw", 37.5080, 0.6095, 0.2047, sw=[0.5, 0.5]),
+            row("MTL_SSW (0.1, 0.9)", "mtl_ssw", 37.6717, 0.6014, 0.1998, sw=[0.1, 0.9]),
+            row("MTL_SSW (0.9, 0.1)", "mtl_ssw", 39.8796, 0.5755, 0.1904),  # the default: tables 1, 4 and 5 share it
+        ),
+    ),
+}
+# Figures and order are the paper's.
+
+SMALL_STEPS = 400
+BATCH = 8
+
+
+# --------------------------------------------------------------------------------------------------- running
+
+
+def budget_args(budget: str, pictures: int) -> list[str]:
+    """What train.py is told for a budget."""
+    if budget == "full":
+        return ["--backbone", "resnet50", "--preset", "paper"]
+    epochs = max(1, round(SMALL_STEPS * BATCH / pictures))
+    return ["--backbone", "mobilenet_v2", "--size", "96x128", "--epochs", str(epochs), "--lr", "1e-3"]
+
+
+def folder(out: Path, info: DatasetInfo, budget: str, run: Run, seed: int) -> Path:
+    """Where a run lives."""
+    options = re.sub(r"[^0-9a-z.]+", "_", json.dumps(run.options)).strip("_") if run.options else ""
+    name = "-".join(part for part in (run.network, options, f"seed{seed}") if part)
+    return out / "runs" / f"{info.name}-{budget}" / name
+
+
+def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Namespace) -> dict[str, Any]:
+    """Does what is not done yet of one run; its result on the test split, with what it was trained with.
+
+    Raises:
+        DataError, CheckpointError: the data cannot be used, or a file of the run cannot.
+        SystemExit: training was refused or stopped.
+    """
+    split = "trainval" if info.splits.get("trainval") else "train"
+    where = folder(args.out, info, args.budget, run, seed)
+    command = ["--data", str(args.data), "--out", str(where), "--resume", "--seed", str(seed)]
+    command += ["--train-split", split, "--val-split", "none", "--batch-size", str(BATCH)]
+    command += ["--network", run.network, "--options", json.dumps(run.options)]
+    command += budget_args(args.budget, len(info.splits.get(split, ())) or 1)
+    if run.network in NEEDS_SINGLE_TASK:
+        starts = [folder(args.out, info, args.budget, single, seed) / train.CHECKPOINT for single in SINGLE_TASK]
+        command += ["--single-task", *map(str, starts), *TWO_STREAM_ARGS]
+    print(f"\n== {where.name}", flush=True)
+    train.main([*command, *args.train_args])
+
+    checkpoint = load_checkpoint(where / train.CHECKPOINT)
+    result_path = where / "test.json"
+    if not result_path.is_file():
+        network = checkpoint.network().to(train.parse_args([*command, *args.train_args]).device)
+        size = tuple(checkpoint.info["training"]["size"])
+        result = evaluate(network, FolderDataset(info, "test"), size, workers=2, progress=True)
+        result["parameters"] = count_parameters(network)
+        partial = result_path.with_suffix(".partial")
+        partial.write_text(json.dumps(result, indent=2), encoding="utf-8")
+        partial.replace(result_path)
+    result = json.loads(result_path.read_text(encoding="utf-8"))
+    training = checkpoint.info["training"] | {"backbone": checkpoint.config.backbone}
+    return {"seed": seed, "network": run.network, "options": run.options, "training": training, **result}
+
+
+def run_row(row: Row, info: DatasetInfo, args: argparse.Namespace) -> dict[str, Any]:
+    """One line of the table, JSON-able."""
+    results = []
+    for seed in range(args.seeds):
+        if any(run.network in NEEDS_SINGLE_TASK for run in row.runs):
+            for single in SINGLE_TASK:
+                train_and_measure(single, seed, info, args)
+        results.append([train_and_measure(run, seed, info, args) for run in row.runs])
+    figures = {}
+    for (name, (_, factor)), paper in zip(FIGURES.items(), row.paper, strict=True):
+        # Of a single-task row every run has its own task's figures; NaN was left out of them.
+        values = [next((r["values"][name] for r in runs if name in r["values"]), float("nan")) for runs in results]
+        scaled = [factor * v for v in values]
+        deviation = float(np.std(scaled, ddof=1)) if len(scaled) > 1 else None
+        figures[name] = {"mean": float(np.mean(scaled)), "std": deviation, "values": scaled, "paper": paper}
+    parameters = [result["parameters"] for result in results[0]]
+    return {
+        "name": row.name,
+        "parameters": parameters,
+        "figures": figures,
+        "runs": [r for runs in results for r in runs],
+    }
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table for people."""
+    settings = table["settings"]
+    height, width = settings["size"]
+    lines = [f"# Table {table['table']}: {table['title']}", ""]
+    if table["budget"] == "small":
+        lines += [
+            "**Small budget: a check of the machinery, not a reproduction. The columns `paper` are full trainings on",
+            "other data; only the order of the rows may be compared, and with care.**",
+            "",
+        ]
+    deviation = f"mean ± standard deviation over {table['seeds']} seeds" if table["seeds"] > 1 else "one seed"
+    lines += [
+        f"Data {table['data']}, {table['pictures']} test pictures, protocol {table['protocol']}; {deviation}.",
+        f"Trained with preset {settings['preset']} on {settings['backbone']}, {height}x{width}, "
+        f"{settings['epochs']} epochs of `{settings['train_split']}`, batch {settings['batch_size']}. "
+        "Parameters in units of 2^20; log_rmse is of natural logarithms.",
+        "",
+        "| method | parameters | " + " | ".join(f"{column} | paper" for column, _ in FIGURES.values()) + " |",
+        "|---|---|" + "---|---|" * len(FIGURES),
+    ]
+    for line in table["rows"]:
+        cells = [line["name"], " + ".join(f"{p / 2**20:.2f}" for p in line["parameters"])]
+        for name, figure in line["figures"].items():
+            digits = 2 if name == "miou" else 4
+            std = "" if figure["std"] is None else f" ± {figure['std']:.{digits}f}"
+            cells += [f"{figure['mean']:.{digits}f}{std}", f"{figure['paper']:.{digits}f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
+    """Figure 7 as an SVG: mIoU (up is better) against rmse (left is better), with bars of one standard deviation."""
+    points = []
+    for line in table["rows"]:
+        x, y = line["figures"]["rmse"], line["figures"]["miou"]
+        points.append((line["name"], x["mean"], x["std"] or 0.0, y["mean"], y["std"] or 0.0))
+    points = [p for p in points if np.isfinite(p[1:]).all()]
+
+    def axis(values: list[float]) -> tuple[float, float]:
+        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        margin = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
+        return low - margin, high + margin
+
+    x0, x1 = axis([x + s * dx for _, x, dx, _, _ in points for s in (-1, 1)])
+    y0, y1 = axis([y + s * dy for _, _, _, y, dy in points for s in (-1, 1)])
+    left, right, top, bottom = 70, width - 30, 50, height - 60
+
+    def px(x: float) -> float:
+        return left + (x - x0) / (x1 - x0) * (right - left)
+
+    def py(y: float) -> float:
+        return bottom - (y - y0) / (y1 - y0) * (bottom - top)
+
+    title = f"{table['data']}, table {table['table']}" + (", small budget" if table["budget"] == "small" else "")
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<text x="{width / 2}" y="28" text-anchor="middle" font-size="15">{escape(title)}</text>',
+        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="black"/>',
+        f'<text x="{width / 2}" y="{height - 14}" text-anchor="middle">rmse (m), less is better</text>',
+        f'<text transform="translate(18 {height / 2}) rotate(-90)" text-anchor="middle">mIoU (%), more is better'
+        "</text>",
+    ]
+    for i in range(6):
+        x, y = x0 + (x1 - x0) * i / 5, y0 + (y1 - y0) * i / 5
+        parts.append(f'<text x="{px(x):.1f}" y="{bottom + 18}" text-anchor="middle">{x:.3f}</text>')
+        parts.append(f'<text x="{left - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:.1f}</text>')
+    for name, x, dx, y, dy in points:
+        across, up = (
+            f"M{px(x - dx):.1f} {py(y):.1f}H{px(x + dx):.1f}",
+            f"M{px(x):.1f} {py(y - dy):.1f}V{py(y + dy):.1f}",
+        )
+        color = "#c03020" if name.startswith(("MTL_SPP", "MTL_SSW")) else "#2060a0"
+        parts.append(f'<path d="{across}{up}" stroke="{color}" stroke-opacity="0.4"/>')
+        parts.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="4" fill="{color}"/>')
+        parts.append(f'<text x="{px(x) + 7:.1f}" y="{py(y) - 7:.1f}" fill="{color}">{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+# ------------------------------------------------------------------------------------------------------ main
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `train_args` is what followed `--`."""
+    parser = argparse.ArgumentParser(description="Trains and measures what a table of the paper needs.")
+    add = parser.add_argument
+    add("--table", type=int, choices=TABLES, required=True)
+    add("--data", type=Path, required=True, help="data set folder with a split `test`")
+    add("--out", type=Path, default=Path("runs/reproduce"), help="runs and tables (default: %(default)s)")
+    add("--seeds", type=int, default=3, metavar="K", help="train with the seeds 0 to K-1 (default: %(default)s)")
+    add("--budget", choices=("full", "small"), default="full", help="small: minutes on a CPU, and marked as such")
+    add("--only", nargs="+", metavar="ROW", help="only these rows, by the name in the table")
+    words = list(sys.argv[1:] if argv is None else argv)
+    at = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:at])
+    args.train_args = words[at + 1 :]
+    names = [row.name for row in TABLES[args.table][1]]
+    if unknown := [name for name in args.only or () if name not in names]:
+        parser.error(f"--only: no row '{unknown[0]}' in table {args.table}; there are {', '.join(names)}")
+    if args.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    title, rows = TABLES[args.table]
+    try:
+        info = read_info(args.data)
+        FolderDataset(info, "test")  # refused now rather than after the training
+        lines = [run_row(row, info, args) for row in rows if not args.only or row.name in args.only]
+    except (DataError, CheckpointError) as error:
+        sys.exit(f"reproduce: {error}")
+    first = lines[0]["runs"][0]
+    table = {
+        "table": args.table,
+        "title": title,
+        "budget": args.budget,
+        "seeds": args.seeds,
+        **{key: first[key] for key in ("data", "split", "protocol", "depth_kind", "pictures")},
+        "settings": first["training"],
+        "rows": lines,
+    }
+    base = args.out / f"table{args.table}-{info.name}-{args.budget}"
+    text = markdown(table)
+    written = {".json": json.dumps(table, indent=2) + "\n", ".md": text}
+    if args.table in (1, 2):
+        written[".svg"] = scatter(table)
+    for suffix, content in written.items():
+        base.with_name(base.name + suffix).write_text(content, encoding="utf-8")
+    print(f"\n{text}\nwritten: {', '.join(base.name + suffix for suffix in written)} in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
