@@ -134,6 +134,12 @@ def test_every_epoch_is_a_permutation_and_any_start_gives_the_same_rest() -> Non
         assert list(StepSampler(10, 3, epochs=3, seed=5, start=start)) == straight[start:]
 
 
+def test_processes_share_the_batches_of_one() -> None:
+    whole = list(StepSampler(10, 4, epochs=2, seed=5))
+    halves = [list(StepSampler(10, 4, epochs=2, seed=5, rank=rank, processes=2)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+
+
 def coded(height: int, width: int) -> Picture:
     """A picture in which colour, label and depth all tell the pixel's place."""
     row, column = np.mgrid[:height, :width]

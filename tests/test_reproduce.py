@@ -38,7 +38,7 @@ def test_every_row_is_a_network() -> None:
 def test_the_small_budget_is_the_same_number_of_steps_for_any_data() -> None:
     for pictures in (80, 800):
         args = budget_args("small", pictures)
-        assert int(args[args.index("--epochs") + 1]) * pictures / 8 == 400
+        assert int(args[args.index("--epochs") + 1]) * pictures / 8 == 300
 
 
 def test_one_row_end_to_end_and_not_twice(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

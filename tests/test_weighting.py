@@ -178,6 +178,7 @@ def test_state_comes_back(name: str) -> None:
     ("name", "change", "reason"),
     [
         ("pcgrad", {"accumulate": 2}, "cannot go with --accumulate"),
+        ("cagrad", {"processes": 2}, "cannot go with several processes"),
         ("gradnorm", {"precision": "fp16"}, "cannot go with --precision fp16"),
         ("pcgrad", {"compiled": True}, "cannot go with --compile"),
         ("famo", {"accumulate": 2}, "cannot go with --accumulate"),
@@ -185,7 +186,7 @@ def test_state_comes_back(name: str) -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(name: str, change: dict[str, object], reason: str) -> None:
-    plain = {"tasks": TASKS, "accumulate": 1, "precision": "bf16", "compiled": False}
+    plain = {"tasks": TASKS, "accumulate": 1, "processes": 1, "precision": "bf16", "compiled": False}
     check_combination(name, **plain)  # type: ignore[arg-type]
     check_combination("fixed", **(plain | change))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=reason):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.classes import IGNORE
+from training import parallel
 from training.augment import INVALID_DEPTH
 
 POSITIVE_WEIGHT = 0.95
@@ -31,14 +32,18 @@ def valid_normals(normals: Tensor) -> Tensor:
 
 
 def valid_pixels(targets: Mapping[str, Any]) -> dict[str, Tensor]:
-    """By task, what its loss is to be divided by: the number of valid pixels, at least 1."""
+    """By task, what its loss is to be divided by: the number of valid pixels, at least 1.
+
+    With several processes it is the number of all of them, divided by the number of processes; then the mean of their
+    losses (and gradients) is that of one process with the whole batch.
+    """
     valid = {"segmentation": targets["label"] != IGNORE, "depth": valid_depth(targets["depth"])}
     if "normals" in targets:
         valid["normals"] = valid_normals(targets["normals"])
     if "edges" in targets:
         valid["edges"] = targets["edges"] != IGNORE
-    numbers = torch.stack([v.sum() for v in valid.values()]).float()
-    return dict(zip(valid, numbers.clamp(min=1), strict=True))
+    numbers = parallel.mean(torch.stack([v.sum() for v in valid.values()]).float())
+    return dict(zip(valid, numbers.clamp(min=1 / parallel.count()), strict=True))
 
 
 def _number(valid: Tensor, pixels: Tensor | None) -> Tensor:

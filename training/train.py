@@ -7,15 +7,19 @@ python training/train.py --data data/nyud --preset strong --train-split trainval
 python training/train.py --data data/nyud --network nddr_cnn --single-task runs/seg/checkpoint.safetensors \\
     runs/depth/checkpoint.safetensors --optimizer sgd --lr 1e-3 --exchange-lr 100 --out runs/nddr
 python training/train.py ... --resume                 (after a kill: goes on where it was, to the same weights)
+torchrun --nproc_per_node 2 --max-restarts 3 training/train.py ... --resume
 tensorboard --logdir runs
 
 Defaults are the paper's: Adam, learning rate 1e-4, poly schedule, batch 8, ImageNet weights, cross-entropy + L1 with
-weights 1 and 1. OUT/checkpoint.safetensors is written after every epoch and on SIGTERM.
+weights 1 and 1. OUT/checkpoint.safetensors is written after every epoch and on SIGTERM. Under torchrun the batch is
+that of all processes together, batch normalisation is synchronised, and the training is that of one process but for
+rounding and dropout; the first process writes, and OUT must be a folder that all of them see.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import math
@@ -28,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -39,6 +44,7 @@ from model.classes import IGNORE, ClassSet
 from model.networks import NETWORKS, NetworkConfig, count_parameters
 from model.two_streams import TwoStreamNetwork
 from model.weights import WeightsError, load_backbone_weights
+from training import parallel
 from training.augment import Augmentation
 from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, read_info
 from training.evaluate import evaluate, format_result, predict
@@ -113,7 +119,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--compile", action="store_true", help="torch.compile: a slow start, then faster")
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--workers", type=int, default=2, help="processes that load pictures")
+    add("--workers", type=int, default=2, help="processes that load pictures, for each that trains")
     add("--eval-every", type=int, default=1, metavar="EPOCHS", help="measure on the validation split this often")
     add("--log-every", type=int, default=10, metavar="STEPS", help="losses to TensorBoard this often")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
@@ -209,31 +215,38 @@ def average(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None
 
 
 def pack_state(optimizer: torch.optim.Optimizer, device: torch.device, **others: dict[str, Any]) -> dict[str, Tensor]:
-    """Optimiser state, the random generators, and other state dicts, as flat tensors."""
+    """Optimiser state, the random generators of every process, and other state dicts, as flat tensors."""
     state = {
         f"optimizer.{i}.{key}": torch.as_tensor(value)
         for i, values in optimizer.state_dict()["state"].items()
         for key, value in values.items()
     }
-    state["rng.cpu"] = torch.get_rng_state()
+    state["rng.cpu"] = parallel.gather(torch.get_rng_state(), device)
     if device.type == "cuda":
-        state["rng.cuda"] = torch.cuda.get_rng_state(device)
+        state["rng.cuda"] = parallel.gather(torch.cuda.get_rng_state(device), device)
     return state | {
         f"{name}.{key}": torch.as_tensor(value) for name, other in others.items() for key, value in other.items()
     }
 
 
 def unpack_state(state: dict[str, Tensor], optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """The inverse of `pack_state` for optimiser and random generators."""
+    """The inverse of `pack_state` for optimiser and random generators.
+
+    A process more than there were before keeps the generators that it was seeded with.
+    """
     by_parameter: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
             by_parameter.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(state["rng.cpu"])
-    if "rng.cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["rng.cuda"], device)
+    me = parallel.rank()
+    generators = state["rng.cpu"].view(-1, torch.get_rng_state().numel())
+    if me < len(generators):
+        # clone(): set_rng_state reads a row of another tensor from the wrong place.
+        torch.set_rng_state(generators[me].clone())
+        if "rng.cuda" in state and device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng.cuda"].view(len(generators), -1)[me].clone(), device)
 
 
 def part_of(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -286,7 +299,8 @@ def train(args: argparse.Namespace) -> int:
         TrainingError, DataError, CheckpointError, WeightsError, ValueError: with a one-line reason.
     """
     # ------------------------------------------------------------------------------------------ setup
-    device = torch.device(args.device)
+    device = parallel.start(args.device)
+    first, processes = parallel.rank() == 0, parallel.count()
     info = read_info(args.data)
     refuse_impossible(args, device, info)
     config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
@@ -297,6 +311,7 @@ def train(args: argparse.Namespace) -> int:
         args.weighting,
         tasks,
         accumulate=args.accumulate,
+        processes=processes,
         precision=args.precision,
         compiled=args.compile,
     )
@@ -315,7 +330,8 @@ def train(args: argparse.Namespace) -> int:
     if former is not None:
         refuse_other_run(former, config, settings, info.name, path)
         if not former.training_state:
-            print(f"{path}: this training has ended; nothing to resume")
+            if first:
+                print(f"{path}: this training has ended; nothing to resume")
             return 0
     elif path.is_file():
         raise TrainingError(f"{path} exists: give --resume to go on from it, or another --out")
@@ -328,7 +344,8 @@ def train(args: argparse.Namespace) -> int:
     ema = copy.deepcopy(network).eval() if args.ema else None
     weighting = WEIGHTINGS[args.weighting](tasks).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
-    torch.manual_seed(args.seed)  # dropout must not depend on how the network was started
+    # Dropout must not depend on how the network was started, and must differ between processes.
+    torch.manual_seed(args.seed + parallel.rank())
 
     start, history = 0, []
     if former is not None:
@@ -347,9 +364,11 @@ def train(args: argparse.Namespace) -> int:
     fixed |= dict(zip(("normals", "edges"), args.auxiliary_weights, strict=True))
     fixed = {task: fixed[task] for task in tasks}
     parameters = list(network.parameters())
-    model = torch.compile(network) if args.compile else network
+    parallel.synchronise_batch_norm(network, device)
+    ddp = DistributedDataParallel(network) if processes > 1 else None
+    model = torch.compile(ddp or network) if args.compile else ddp or network
 
-    sampler = StepSampler(len(train_set), args.batch_size, args.epochs, args.seed, start)
+    sampler = StepSampler(len(train_set), args.batch_size, args.epochs, args.seed, start, parallel.rank(), processes)
     steps_per_epoch, steps = sampler.steps_per_epoch, sampler.steps_per_epoch * args.epochs
     if args.warmup >= steps:
         raise TrainingError(f"--warmup {args.warmup}: the whole training has only {steps} steps")
@@ -378,17 +397,23 @@ def train(args: argparse.Namespace) -> int:
         raw = {"raw": network.state_dict()} if ema else {}
         others = raw | {"weighting": weighting.state_dict(), "scaler": scaler.state_dict()}
         state = {} if ended else pack_state(optimizer, device, **others)
-        save_checkpoint(path, Checkpoint(config, kept.state_dict(), info_json, state))
+        if first:
+            save_checkpoint(path, Checkpoint(config, kept.state_dict(), info_json, state))
 
     def losses_of(part: dict[str, Tensor], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Forward: a part's share of the losses of all predictions, by name."""
+        """Forward: a part's share, in this process, of the losses of all predictions, by name."""
         image = part["image"].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, DTYPES[args.precision], enabled=args.precision != "fp32"):
             outputs = model(image)
         return multi_task_loss(outputs, part, pixels)
 
+    def of_all_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Their values only."""
+        values = parallel.mean(torch.stack([loss.detach() for loss in losses.values()]))
+        return dict(zip(losses, values, strict=True))
+
     args.out.mkdir(parents=True, exist_ok=True)
-    depth_range = former_range(former) or measure_depth_range(train_set)
+    depth_range = former_range(former) or (measure_depth_range(train_set) if first else (0.0, 0.0))
     stop_requested = False
 
     def request_stop(signum: int, frame: object) -> None:
@@ -397,12 +422,14 @@ def train(args: argparse.Namespace) -> int:
 
     former_handler = signal.signal(signal.SIGTERM, request_stop)
     # purge_step: what a killed run had logged beyond its checkpoint is logged again.
-    writer = SummaryWriter(str(args.out / "tensorboard"), purge_step=start if former else None)
-    bar = tqdm(total=steps, initial=start, unit="step", mininterval=1.0, dynamic_ncols=True)
-    print(
-        f"{args.network} on {args.backbone}: {count_parameters(network):,} parameters; {info.name}: "
-        f"{len(train_set)} pictures at {size[0]}x{size[1]}; steps {start} to {steps} on {device}"
-    )
+    writer = SummaryWriter(str(args.out / "tensorboard"), purge_step=start if former else None) if first else None
+    bar = tqdm(total=steps, initial=start, unit="step", mininterval=1.0, dynamic_ncols=True, disable=not first)
+    if first:
+        print(
+            f"{args.network} on {args.backbone}: {count_parameters(network):,} parameters; {info.name}: "
+            f"{len(train_set)} pictures at {size[0]}x{size[1]}; steps {start} to {steps} on {device}"
+            + (f", {processes} processes" if processes > 1 else "")
+        )
 
     # ------------------------------------------------------------------------------------------- loop
     step, began = start, time.monotonic()
@@ -414,20 +441,23 @@ def train(args: argparse.Namespace) -> int:
             pixels = valid_pixels(tensors)
             optimizer.zero_grad(set_to_none=True)
             named: dict[str, Tensor] = {}  # losses of the whole batch, for the log
-            for part in split(tensors, args.accumulate):
-                losses = losses_of(part, pixels)
-                for name, loss in losses.items():
-                    named[name] = named[name] + loss.detach() if name in named else loss.detach()
-                by_task = weighted_by_task(losses, fixed)
-                if weighting.per_task_gradients:
-                    backward_per_task(by_task, weighting, parameters)
-                else:
-                    total = (weighting.weights(by_task.detach()) * by_task).sum()
-                    torch.autograd.backward(scaler.scale(total))
+            for i, part in enumerate(split(tensors, args.accumulate)):
+                # The processes exchange their gradients after the last part only.
+                with ddp.no_sync() if ddp and i + 1 < args.accumulate else contextlib.nullcontext():
+                    losses = losses_of(part, pixels)
+                    seen = of_all_processes(losses)
+                    for name, loss in seen.items():
+                        named[name] = named[name] + loss if name in named else loss
+                    by_task = weighted_by_task(losses, fixed)
+                    if weighting.per_task_gradients:
+                        backward_per_task(by_task, weighting, parameters)
+                    else:
+                        total = (weighting.weights(weighted_by_task(seen, fixed)) * by_task).sum()
+                        torch.autograd.backward(scaler.scale(total))
             whole = weighted_by_task(named, fixed)
             value = whole.sum().item()
             if not math.isfinite(value):
-                names = ", ".join(batch["name"])
+                names = ", ".join(parallel.gather_names(batch["name"]))
                 raise TrainingError(f"the loss of step {step} is {value}; pictures: {names}")
             scaler.unscale_(optimizer)
             if args.clip:
@@ -437,14 +467,14 @@ def train(args: argparse.Namespace) -> int:
             again = None
             if weighting.looks_again:
                 with torch.no_grad():
-                    again = weighted_by_task(losses_of(tensors, pixels), fixed)
+                    again = weighted_by_task(of_all_processes(losses_of(tensors, pixels)), fixed)
             weighting.after_step(whole, again)
             step += 1
             if ema:
                 average(ema, network, args.ema, step)
 
             bar.update()
-            if step % args.log_every == 0 or step == steps:
+            if writer and (step % args.log_every == 0 or step == steps):
                 bar.set_postfix({"loss": f"{value:.3f}"} | {k: f"{v.item():.3f}" for k, v in named.items()})
                 writer.add_scalar("train/loss", value, step)
                 writer.add_scalar("train/lr", optimizer.param_groups[0]["lr"], step)
@@ -455,7 +485,7 @@ def train(args: argparse.Namespace) -> int:
             if step % steps_per_epoch == 0:
                 epoch = step // steps_per_epoch
                 weighting.end_epoch()
-                if val_set and (epoch % args.eval_every == 0 or step == steps):
+                if writer and val_set and (epoch % args.eval_every == 0 or step == steps):
                     result = evaluate(kept, val_set, size, workers=args.workers)
                     history.append({"epoch": epoch, **result})
                     for name, figure in result["values"].items():
@@ -464,21 +494,24 @@ def train(args: argparse.Namespace) -> int:
                     short = {k: v for k, v in result["values"].items() if k in ("miou", "rmse", "abs_rel")}
                     tqdm.write(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in short.items()))
                 save(step, ended=step == steps)
-            if stop_requested and step < steps:
+            if parallel.anyone(stop_requested, device) and step < steps:
                 save(step)
                 bar.close()
-                print(f"stopped at step {step} of {steps}; go on with --resume")
+                if first:
+                    print(f"stopped at step {step} of {steps}; go on with --resume")
                 return EXIT_STOPPED
     finally:
         bar.close()
-        writer.close()
+        if writer:
+            writer.close()
         signal.signal(signal.SIGTERM, former_handler)
 
-    pictures = (steps - start) * args.batch_size
-    minutes = (time.monotonic() - began) / 60
-    print(f"{path}: {pictures} pictures in {minutes:.1f} min, measuring included")
-    if history:
-        print(format_result(history[-1]))
+    if first:
+        pictures = (steps - start) * args.batch_size
+        minutes = (time.monotonic() - began) / 60
+        print(f"{path}: {pictures} pictures in {minutes:.1f} min, measuring included")
+        if history:
+            print(format_result(history[-1]))
     return 0
 
 
@@ -492,9 +525,11 @@ def refuse_impossible(args: argparse.Namespace, device: torch.device, info: Data
     """Raises TrainingError for settings that do not go together here."""
     if args.precision == "fp16" and device.type != "cuda":
         raise TrainingError(f"--precision fp16 needs CUDA, this is {device.type}; bf16 works here")
-    if args.batch_size % args.accumulate or args.batch_size // args.accumulate < 2:
+    processes = parallel.count()
+    if args.batch_size % (processes * args.accumulate) or args.batch_size // args.accumulate < 2:
+        among = f", each for {processes} processes" if processes > 1 else ""
         raise TrainingError(
-            f"--batch-size {args.batch_size} does not divide into {args.accumulate} parts of 2 pictures or more"
+            f"--batch-size {args.batch_size} does not divide into {args.accumulate} parts of 2 pictures or more{among}"
         )
     if args.val_split == "none":
         return
@@ -546,6 +581,7 @@ def main(argv: list[str] | None = None) -> None:
         status = train(args)
     except (TrainingError, DataError, CheckpointError, WeightsError, ValueError) as error:
         sys.exit(f"train: {error}")
+    parallel.finish()
     if status:
         sys.exit(status)
 

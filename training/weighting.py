@@ -322,7 +322,9 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
 }
 
 
-def check_combination(name: str, tasks: Sequence[str], *, accumulate: int, precision: str, compiled: bool) -> None:
+def check_combination(
+    name: str, tasks: Sequence[str], *, accumulate: int, processes: int, precision: str, compiled: bool
+) -> None:
     """Refuses what a weighting cannot be combined with.
 
     Raises:
@@ -335,6 +337,7 @@ def check_combination(name: str, tasks: Sequence[str], *, accumulate: int, preci
         raise ValueError(f"--weighting {name} needs the losses of the whole batch; it cannot go with --accumulate")
     wrong = {
         "--accumulate": accumulate > 1,
+        "several processes": processes > 1,
         "--precision fp16": precision == "fp16",
         "--compile": compiled,
     }
