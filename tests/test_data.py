@@ -266,3 +266,20 @@ def test_normals_without_intrinsics_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no intrinsics for '000000', which normals need"):
         FolderDataset(read_info(tmp_path), "train", auxiliary_tasks=("normals",))
     FolderDataset(read_info(tmp_path), "train", auxiliary_tasks=("edges",))
+
+
+@pytest.mark.parametrize("zoom", [1.0, 1.6])
+def test_depth_for_a_focal_length_does_not_depend_on_zoom_or_lens(tmp_path: Path, zoom: float) -> None:
+    fx, _, _, _ = write_plane(tmp_path)
+    augment = Augmentation((24, 32), zoom=(zoom, zoom), flip=False, color=0)
+    plain = FolderDataset(read_info(tmp_path), "train", augment)
+    normal = FolderDataset(read_info(tmp_path), "train", augment, focal=0.75)
+    # What is seen of 60 pixels' focal length in 64 pixels' width is 0.9375 longer sides; the zoom is in the depth.
+    scale = 0.75 / (fx / 64)
+    np.testing.assert_allclose(normal[(3, 0)]["depth"].numpy(), plain[(3, 0)]["depth"].numpy() * scale, rtol=1e-5)
+
+
+def test_a_focal_length_needs_intrinsics(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    with pytest.raises(DataError, match="no intrinsics for '000000', which --focal needs"):
+        FolderDataset(read_info(tmp_path), "train", focal=0.8)

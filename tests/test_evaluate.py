@@ -286,3 +286,11 @@ def test_command_refuses_other_classes(run: Any, tmp_path: Path) -> None:
     other = write_folder(tmp_path / "other", classes=[{"id": 0, "name": "sky", "color": [1, 2, 3]}])
     with pytest.raises(SystemExit, match="its classes are not those of"):
         run(data=other)
+
+
+def test_depth_for_one_focal_length_is_brought_to_that_of_the_picture(tmp_path: Path) -> None:
+    # The network says 1 m everywhere for a lens of half a width; these pictures have one of a whole width.
+    folder = write_folder(tmp_path, intrinsics={name: [64.0, 64.0, 31.5, 23.5] for name in ("p0", "p1")})
+    values = evaluate(Oracle("depth"), FolderDataset(read_info(folder), "test"), (48, 64), focal=0.5)["values"]
+    pixels = 48 * 64 - 1
+    assert values["rmse"] == pytest.approx(((48 * 32 - 1) / pixels) ** 0.5)  # now the left is wrong by 1 m

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from model.classes import IGNORE
 from training.losses import (
+    DEPTH_LOSSES,
+    Choices,
+    berhu_loss,
     depth_loss,
     edges_loss,
     multi_task_loss,
     normals_loss,
     segmentation_loss,
+    silog_loss,
     valid_depth,
     valid_pixels,
     weighted_by_task,
@@ -33,6 +37,59 @@ def test_l1_is_the_mean_over_valid_pixels() -> None:
     depth = torch.tensor([[[2.0, 0.0, float("nan"), 2.5]]])
     assert valid_depth(depth).tolist() == [[[True, False, False, True]]]
     assert depth_loss(prediction, depth).item() == pytest.approx((1.0 + 0.5) / 2)
+
+
+def test_berhu_is_linear_for_small_errors_and_square_for_large_ones() -> None:
+    prediction = torch.tensor([[[[1.1, 9.0, 2.0, 7.0]]]])
+    depth = torch.tensor([[[1.0, 0.0, 4.5, 2.0]]])
+    # Errors 0.1, none, 2.5, 5; c = 1.
+    expected = (0.1 + (6.25 + 1) / 2 + (25 + 1) / 2) / 3
+    assert berhu_loss(prediction, depth).item() == pytest.approx(expected)
+
+
+def test_silog_forgives_most_of_a_common_factor() -> None:
+    truth = torch.tensor([[[1.0, 0.0, 2.0, 4.0]]])
+    g = math.log(2)
+    scaled = silog_loss((2 * truth)[:, None], truth).item()
+    assert scaled == pytest.approx(g * math.sqrt(1 - 0.85), rel=1e-4)
+    one = truth.clone()
+    one[0, 0, 0] = 2
+    assert silog_loss(one[:, None], truth).item() == pytest.approx(math.sqrt(g**2 / 3 - 0.85 * (g / 3) ** 2), rel=1e-4)
+
+
+def test_silog_brings_back_what_is_not_positive() -> None:
+    prediction = torch.tensor([[[[-1.0, 2.0]]]], requires_grad=True)
+    torch.autograd.backward(silog_loss(prediction, torch.full((1, 1, 2), 2.0)))
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all() and prediction.grad[0, 0, 0, 0] < -1
+
+
+@pytest.mark.parametrize("name", DEPTH_LOSSES)
+def test_every_depth_loss_ignores_what_was_not_measured_and_goes_through_in_parts(name: str) -> None:
+    torch.manual_seed(0)
+    depth = torch.rand(4, 3, 5) * 5
+    depth[0, 0, :2], depth[3] = float("nan"), 0.0
+    outputs = {"depth": torch.rand(4, 1, 3, 5, requires_grad=True)}
+    targets = {"depth": depth, "label": torch.zeros(4, 3, 5, dtype=torch.int64)}
+    pixels = valid_pixels(targets)
+    whole = multi_task_loss(outputs, targets, pixels, Choices(depth=name))["depth"]
+    parts = [
+        multi_task_loss(
+            {"depth": outputs["depth"][half]}, {k: v[half] for k, v in targets.items()}, pixels, Choices(depth=name)
+        )["depth"]
+        for half in (slice(2), slice(2, 4))
+    ]
+    assert whole.item() > 0 and sum(p.item() for p in parts) == pytest.approx(whole.item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(whole, outputs["depth"])
+    assert gradient.isfinite().all() and not gradient[3].any() and not gradient[0, 0, 0, :2].any()
+
+
+def test_class_weights_are_on_the_pixels_of_the_class() -> None:
+    logits = torch.zeros(1, 4, 1, 3)
+    label = torch.tensor([[[0, 2, IGNORE]]])
+    weights = Choices(class_weights=torch.tensor([3.0, 9.0, 0.5, 9.0]))
+    loss = multi_task_loss({"segmentation": logits}, {"label": label}, choices=weights)["segmentation"]
+    assert loss.item() == pytest.approx(3.5 * math.log(4) / 2)
 
 
 def test_normals_are_compared_as_unit_vectors_where_they_are_known() -> None:

@@ -10,13 +10,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.classes import IGNORE
 from training import train as train_module
 from training.boxes import write_dataset
-from training.train import CHECKPOINT, EXIT_STOPPED, PRESETS, main, parse_args, parse_size, poly, schedule
+from training.data import FolderDataset, read_info
+from training.train import (
+    CHECKPOINT,
+    EXIT_STOPPED,
+    PRESETS,
+    class_weights,
+    main,
+    parse_args,
+    parse_size,
+    poly,
+    schedule,
+)
 from training.weighting import WEIGHTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -272,3 +285,23 @@ def test_averaged_weights_are_what_is_kept(boxes: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_step_and_pictures(boxes: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^train: the loss of step [1-3] is (nan|inf); pictures: 0000\d\d, .*$"):
         few_steps(boxes, tmp_path, "--lr", "1e30", "--optimizer", "sgd")
+
+
+def test_class_weights_lift_rare_classes_and_are_1_on_average(boxes: Path) -> None:
+    dataset = FolderDataset(read_info(boxes), "train")
+    counts = np.zeros(40)
+    for name in dataset.names:
+        label = dataset.read(name).label
+        counts += np.bincount(label[label != IGNORE], minlength=40)
+    frequency = counts / counts.sum()
+    weights = class_weights(dataset, 0.5).numpy()
+    assert (weights * frequency).sum() == pytest.approx(1, abs=1e-5)
+    common, rare = int(frequency.argmax()), int(np.where(frequency > 1e-3, frequency, 1).argmin())
+    assert weights[rare] / weights[common] == pytest.approx((frequency[common] / frequency[rare]) ** 0.5, rel=1e-5)
+
+
+def test_the_chosen_losses_and_focal_length_train(boxes: Path, tmp_path: Path) -> None:
+    more = ("--depth-loss", "silog", "--class-balance", "0.5", "--focal", "0.8", "--epochs", "1")
+    main(command(boxes, tmp_path / "out", *more)[2:])
+    settings = load_checkpoint(tmp_path / "out" / CHECKPOINT).info["training"]
+    assert (settings["depth_loss"], settings["class_balance"], settings["focal"]) == ("silog", 0.5, 0.8)

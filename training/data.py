@@ -122,6 +122,8 @@ class FolderDataset(Dataset[Sample]):
         split: Key of `info.splits`.
         augmentation: Applied to every picture; None leaves the picture as it is on disk.
         seed: Of the augmentation.
+        focal: If not 0, the depth of augmented pictures is what a camera of this focal length (in longer sides of the
+            picture) would have to see to take the same picture; see `relative_focal`.
         auxiliary_tasks: Of `normals` and `edges` those to make targets for. They are made from the augmented labels
             and depth: normals with the intrinsics of what is seen of the picture, which is why mirroring negates
             their x, and why zooming, which divides the depth and multiplies the focal length, leaves them alone.
@@ -138,6 +140,7 @@ class FolderDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         auxiliary_tasks: Sequence[str] = (),
+        focal: float = 0.0,
     ) -> None:
         if not info.splits.get(split):
             have = ", ".join(f"{k} ({len(v)})" for k, v in info.splits.items())
@@ -148,13 +151,20 @@ class FolderDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.seed = seed
         self.auxiliary_tasks = tuple(auxiliary_tasks)
+        self.focal = focal
+        if focal:
+            self._refuse_without_intrinsics("--focal needs", "train without --focal")
         if "normals" in self.auxiliary_tasks:
-            without = next((name for name in self.names if name not in info.intrinsics), None)
-            if without is not None:
-                raise DataError(
-                    f"{info.root / 'dataset.json'}: no intrinsics for '{without}', which normals need; add them, or "
-                    'train without normals: --options \'{"auxiliary_tasks": ["edges"]}\''
-                )
+            self._refuse_without_intrinsics(
+                "normals need", 'train without normals: --options \'{"auxiliary_tasks": ["edges"]}\''
+            )
+
+    def _refuse_without_intrinsics(self, who: str, instead: str) -> None:
+        without = next((name for name in self.names if name not in self.info.intrinsics), None)
+        if without is not None:
+            raise DataError(
+                f"{self.info.root / 'dataset.json'}: no intrinsics for '{without}', which {who}; add them, or {instead}"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -164,16 +174,20 @@ class FolderDataset(Dataset[Sample]):
         name = self.names[index]
         picture = self.read(name)
         intrinsics = self.info.intrinsics.get(name)
+        nearer = 1.0
         if self.augmentation is not None:
             rng = np.random.default_rng([self.seed, epoch, index])
             view = self.augmentation.view(picture, rng)
             picture = self.augmentation.show(picture, view, rng)
             if intrinsics is not None:
                 intrinsics = crop_intrinsics(intrinsics, view.box, self.augmentation.size, flip=view.flip)
+                if self.focal:
+                    # `show` has divided by the zoom, and the focal length of what is seen has the zoom in it.
+                    nearer = relative_focal(intrinsics, self.augmentation.size) / view.zoom / self.focal
         sample: Sample = {
             "image": torch.from_numpy(picture.image.transpose(2, 0, 1).astype(np.float32) / 255),
             "label": torch.from_numpy(picture.label.astype(np.int64)),
-            "depth": torch.from_numpy(picture.depth.astype(np.float32) / 1000),
+            "depth": torch.from_numpy(picture.depth.astype(np.float32) / np.float32(1000 * nearer)),
             "name": name,
         }
         width = picture.label.shape[1]
@@ -206,6 +220,15 @@ class FolderDataset(Dataset[Sample]):
                 f"{root / 'labels' / name}.png: label {outside[0]} is outside the class set of {len(self.info.classes)}"
             )
         return Picture(image, label, depth)
+
+
+def relative_focal(intrinsics: tuple[float, float, float, float], size: tuple[int, int]) -> float:
+    """Focal length in longer sides of a picture of `size` (height, width): 0.81 for NYUD-v2.
+
+    One picture fits a small room and a short lens as well as a large room and a long lens; depth over focal length is
+    what can be seen in it (Facil et al., "CAM-Convs", CVPR 2019; Yin et al., "Metric3D", ICCV 2023).
+    """
+    return intrinsics[0] / max(size)
 
 
 def _read(path: Path, mode: str, dtype: type[np.generic]) -> NDArray[Any]:

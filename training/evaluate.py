@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model.checkpoint import CheckpointError, load_checkpoint
-from training.data import DataError, FolderDataset, Sample, ignore_signals, read_info
+from training.data import DataError, FolderDataset, Sample, ignore_signals, read_info, relative_focal
 from training.metrics import PROTOCOLS, EdgeMetrics, EigenDepthMetrics, NormalsMetrics, SegmentationMetrics, delta_m
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
 
@@ -148,6 +148,7 @@ def evaluate(
     protocol: str = PROTOCOL,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    focal: float = 0.0,
 ) -> dict[str, Any]:
     """Figures of `network` (left in the mode it was in) over a data set without augmentation.
 
@@ -155,6 +156,8 @@ def evaluate(
         protocol: Key of `training.metrics.PROTOCOLS`.
         scales: Of the training size, to average over.
         flip: Average over the mirrored picture too.
+        focal: If not 0, the relative focal length that the network's depth is for (`training.data.relative_focal`): it
+            is brought to that of each picture whose intrinsics are known.
 
     Returns:
         JSON-able: `data`, `split`, `protocol`, `depth_kind`, `augmentation` (at test time; None), `pictures`, `values`
@@ -187,6 +190,8 @@ def evaluate(
         if "edges" in outputs and not averaged:
             outputs["edges"] = outputs["edges"].sigmoid()
         name = sample["name"][0]
+        if focal and "depth" in outputs and name in info.intrinsics:
+            outputs["depth"] = outputs["depth"] * (relative_focal(info.intrinsics[name], image.shape[2:]) / focal)
         predicted, truth = _maps(outputs), _truths(sample, info.intrinsics.get(name), outputs.keys())
         figures.update(predicted, truth)
         if info.cameras:
@@ -336,6 +341,7 @@ def main(argv: list[str] | None = None) -> None:
             protocol=args.protocol,
             scales=args.scales,
             flip=args.flip,
+            focal=checkpoint.info["training"].get("focal", 0.0),
         )
         zoom = checkpoint.info["training"].get("zoom")
         if zoom and (outside := [s for s in args.scales if s != 1 and not zoom[0] <= s <= zoom[1]]):

@@ -6,7 +6,8 @@ through in parts, all of them divide by the number of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,15 +51,18 @@ def _number(valid: Tensor, pixels: Tensor | None) -> Tensor:
     return valid.sum().clamp(min=1) if pixels is None else pixels
 
 
-def segmentation_loss(logits: Tensor, label: Tensor, pixels: Tensor | None = None) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, label: Tensor, pixels: Tensor | None = None, class_weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy, the mean over pixels that have a class; 0, with a gradient of 0, where none has.
 
     Args:
         logits: [N, classes, H, W].
         label: int64 [N, H, W], 255 = ignore.
         pixels: Divides the sum in place of the number of valid pixels.
+        class_weights: [classes], on the losses of the pixels of each class.
     """
-    total = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(logits.float(), label, class_weights, ignore_index=IGNORE, reduction="sum")
     return total / _number(label != IGNORE, pixels)
 
 
@@ -70,10 +74,41 @@ def depth_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) 
         depth: [N, H, W], 0 = invalid.
         pixels: As in `segmentation_loss`.
     """
-    valid = valid_depth(depth)
-    # where() before the difference, so that a NaN in the truth cannot reach the gradient.
-    target = depth.where(valid, prediction.squeeze(1).detach().float())
-    return (prediction.squeeze(1).float() - target).abs().sum() / _number(valid, pixels)
+    valid, value, target = _known_depth(prediction, depth)
+    return (value - target).abs().sum() / _number(valid, pixels)
+
+
+def berhu_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """Reverse Huber in metres (Laina et al., 3DV 2016): |e| up to c, (e² + c²) / 2c beyond, c a fifth of a picture's
+    largest error. Arguments as in `depth_loss`."""
+    valid, value, target = _known_depth(prediction, depth)
+    error = (value - target).abs()
+    c = (error.detach().amax(dim=(1, 2), keepdim=True) / 5).clamp(min=1e-3)
+    return torch.where(error <= c, error, (error.square() + c.square()) / (2 * c)).sum() / _number(valid, pixels)
+
+
+def silog_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """Scale-invariant error of logarithms (Eigen et al., NIPS 2014, with λ = 0.85 and the root of AdaBins, CVPR 2021):
+    √(mean g² - λ (mean g)²) of each picture, g = ln prediction - ln truth; the mean over pictures by their valid
+    pixels. Below 0.1 m the logarithm goes on as its tangent, so that a prediction that is not positive comes back.
+    Arguments as in `depth_loss`."""
+    valid, value, target = _known_depth(prediction, depth)
+    g = (_log(value) - _log(target)) * valid
+    number = valid.sum(dim=(1, 2))
+    mean, square = (x.sum(dim=(1, 2)) / number.clamp(min=1) for x in (g, g.square()))
+    root = (square - 0.85 * mean.square()).clamp(min=1e-6).sqrt()  # the root has no gradient at 0
+    return (root * number).sum() / _number(valid, pixels)
+
+
+def _known_depth(prediction: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where depth is known, the prediction [N, H, W], and the truth, which elsewhere is the prediction itself."""
+    valid, value = valid_depth(depth), prediction.squeeze(1).float()
+    # where() before any difference, so that a NaN in the truth cannot reach the gradient.
+    return valid, value, depth.where(valid, value.detach())
+
+
+def _log(metres: Tensor, least: float = 0.1) -> Tensor:
+    return metres.clamp(min=least).log() + (metres - least).clamp(max=0) / least
 
 
 def normals_loss(prediction: Tensor, normals: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -104,11 +139,34 @@ def edges_loss(logits: Tensor, edges: Tensor, pixels: Tensor | None = None) -> T
     return total / _number(valid, pixels)
 
 
-_LOSSES = {"segmentation": segmentation_loss, "depth": depth_loss, "normals": normals_loss, "edges": edges_loss}
+DEPTH_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "l1": depth_loss,
+    "berhu": berhu_loss,
+    "silog": silog_loss,
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be chosen of the losses; the default is the paper's.
+
+    Attributes:
+        depth: Key of `DEPTH_LOSSES`.
+        class_weights: [classes], or None for equal ones.
+    """
+
+    depth: str = "l1"
+    class_weights: Tensor | None = None
+
+
+PAPER = Choices()
 
 
 def multi_task_loss(
-    outputs: Mapping[str, Any], targets: Mapping[str, Any], pixels: Mapping[str, Tensor] | None = None
+    outputs: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    pixels: Mapping[str, Tensor] | None = None,
+    choices: Choices = PAPER,
 ) -> dict[str, Tensor]:
     """The losses of all predictions, not weighted.
 
@@ -123,8 +181,12 @@ def multi_task_loss(
     """
 
     def loss(task: str, prediction: Tensor) -> Tensor:
-        target = targets["label" if task == "segmentation" else task]
-        return _LOSSES[task](prediction, target, None if pixels is None else pixels[task])
+        number = None if pixels is None else pixels[task]
+        if task == "segmentation":
+            return segmentation_loss(prediction, targets["label"], number, choices.class_weights)
+        if task == "depth":
+            return DEPTH_LOSSES[choices.depth](prediction, targets["depth"], number)
+        return {"normals": normals_loss, "edges": edges_loss}[task](prediction, targets[task], number)
 
     losses = {task: loss(task, outputs[task]) for task in outputs if task != "intermediate"}
     size = targets["label"].shape[-2:]

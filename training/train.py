@@ -48,7 +48,7 @@ from training import parallel
 from training.augment import Augmentation
 from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, read_info
 from training.evaluate import evaluate, format_result, predict
-from training.losses import multi_task_loss, valid_pixels, weighted_by_task
+from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, valid_pixels, weighted_by_task
 from training.weighting import WEIGHTINGS, backward_per_task, check_combination
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -113,6 +113,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weighting", choices=WEIGHTINGS, default="fixed", help="of the tasks; see training/weighting.py")
     add("--loss-weights", type=float, nargs=2, default=(1.0, 1.0), metavar=("SEG", "DEPTH"))
     add("--auxiliary-weights", type=float, nargs=2, default=(10.0, 50.0), metavar=("NORMALS", "EDGES"))
+    add("--depth-loss", choices=DEPTH_LOSSES, default="l1")
+    add("--class-balance", type=float, default=0.0, metavar="P", help="weigh classes by (1 / frequency)^P; 0 = equally")
+    add(
+        "--focal",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="learn depth as for a camera of this focal length, in longer sides of a picture; 0 = as it is",
+    )
     add("--zoom", type=float, nargs=2, default=(1.0, 1.5), metavar=("MIN", "MAX"), help="random zoom")
     add("--color", type=float, default=0.5, help="strength of the colour changes, 0 to 1")
     add("--precision", choices=DTYPES, default="fp32")
@@ -318,7 +327,7 @@ def train(args: argparse.Namespace) -> int:
     as_it_is = FolderDataset(info, args.train_split)
     size = args.size or as_it_is.read(as_it_is.names[0]).label.shape
     augmentation = Augmentation(size, zoom=args.zoom, color=args.color)
-    train_set = FolderDataset(info, args.train_split, augmentation, args.seed, network.auxiliary_tasks)
+    train_set = FolderDataset(info, args.train_split, augmentation, args.seed, network.auxiliary_tasks, args.focal)
     val_set = None if args.val_split == "none" else FolderDataset(info, args.val_split)
     if len(train_set) < args.batch_size:
         few = f"{len(train_set)} pictures to train on, fewer than a batch of {args.batch_size}"
@@ -359,6 +368,9 @@ def train(args: argparse.Namespace) -> int:
         scaler.load_state_dict({k: v.item() for k, v in part_of(state, "scaler").items()} or scaler.state_dict())
         unpack_state(state, optimizer, device)
     kept = ema or network
+    choices = Choices(
+        args.depth_loss, class_weights(train_set, args.class_balance).to(device) if args.class_balance else None
+    )
 
     fixed = dict(zip(("segmentation", "depth"), args.loss_weights, strict=True))
     fixed |= dict(zip(("normals", "edges"), args.auxiliary_weights, strict=True))
@@ -405,7 +417,7 @@ def train(args: argparse.Namespace) -> int:
         image = part["image"].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, DTYPES[args.precision], enabled=args.precision != "fp32"):
             outputs = model(image)
-        return multi_task_loss(outputs, part, pixels)
+        return multi_task_loss(outputs, part, pixels, choices)
 
     def of_all_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Their values only."""
@@ -486,7 +498,7 @@ def train(args: argparse.Namespace) -> int:
                 epoch = step // steps_per_epoch
                 weighting.end_epoch()
                 if writer and val_set and (epoch % args.eval_every == 0 or step == steps):
-                    result = evaluate(kept, val_set, size, workers=args.workers)
+                    result = evaluate(kept, val_set, size, workers=args.workers, focal=args.focal)
                     history.append({"epoch": epoch, **result})
                     for name, figure in result["values"].items():
                         writer.add_scalar(f"val/{name}", figure, step)
@@ -573,6 +585,21 @@ def measure_depth_range(dataset: FolderDataset, pictures: int = 200) -> tuple[fl
         return 0.0, 10.0
     low, high = np.percentile(pooled, (1, 99)) / 1000
     return round(float(low), 2), round(float(high), 2)
+
+
+def class_weights(dataset: FolderDataset, power: float, pictures: int = 500) -> Tensor:
+    """Weights of the classes: (1 / frequency)^power in a sample of the split, 1 on average over its pixels.
+
+    A class that hardly occurs counts as one in 10,000 pixels: beyond that, a weight would only be noise.
+    """
+    classes = len(dataset.info.classes)
+    counts = np.zeros(classes)
+    for i in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
+        label = dataset.read(dataset.names[i]).label
+        counts += np.bincount(label[label != IGNORE], minlength=classes)
+    frequency = counts / max(1.0, counts.sum())
+    weights = frequency.clip(1e-4) ** -power
+    return torch.from_numpy(weights / max((weights * frequency).sum(), 1e-12)).float()
 
 
 def main(argv: list[str] | None = None) -> None:
