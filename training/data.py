@@ -122,8 +122,8 @@ class FolderDataset(Dataset[Sample]):
         split: Key of `info.splits`.
         augmentation: Applied to every picture; None leaves the picture as it is on disk.
         seed: Of the augmentation.
-        focal: If not 0, the depth of augmented pictures is what a camera of this focal length (in longer sides of the
-            picture) would have to see to take the same picture; see `relative_focal`.
+        focal: If not 0, the depth of augmented pictures is what a camera of this focal length (in longer sides of
+            the training size) would have to see to take the same picture; see `relative_focal`.
         auxiliary_tasks: Of `normals` and `edges` those to make targets for. They are made from the augmented labels
             and depth: normals with the intrinsics of what is seen of the picture, which is why mirroring negates
             their x, and why zooming, which divides the depth and multiplies the focal length, leaves them alone.
@@ -183,7 +183,7 @@ class FolderDataset(Dataset[Sample]):
                 intrinsics = crop_intrinsics(intrinsics, view.box, self.augmentation.size, flip=view.flip)
                 if self.focal:
                     # `show` has divided by the zoom, and the focal length of what is seen has the zoom in it.
-                    nearer = relative_focal(intrinsics, self.augmentation.size) / view.zoom / self.focal
+                    nearer = relative_focal(intrinsics[0], self.augmentation.size) / view.zoom / self.focal
         sample: Sample = {
             "image": torch.from_numpy(picture.image.transpose(2, 0, 1).astype(np.float32) / 255),
             "label": torch.from_numpy(picture.label.astype(np.int64)),
@@ -222,13 +222,13 @@ class FolderDataset(Dataset[Sample]):
         return Picture(image, label, depth)
 
 
-def relative_focal(intrinsics: tuple[float, float, float, float], size: tuple[int, int]) -> float:
-    """Focal length in longer sides of a picture of `size` (height, width): 0.81 for NYUD-v2.
+def relative_focal(fx: float, size: tuple[int, int]) -> float:
+    """Focal length `fx` (pixels) in longer sides of what a network is given, `size` (height, width): 0.81 for NYUD-v2.
 
     One picture fits a small room and a short lens as well as a large room and a long lens; depth over focal length is
     what can be seen in it (Facil et al., "CAM-Convs", CVPR 2019; Yin et al., "Metric3D", ICCV 2023).
     """
-    return intrinsics[0] / max(size)
+    return fx / max(size)
 
 
 def _read(path: Path, mode: str, dtype: type[np.generic]) -> NDArray[Any]:

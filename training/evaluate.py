@@ -191,7 +191,9 @@ def evaluate(
             outputs["edges"] = outputs["edges"].sigmoid()
         name = sample["name"][0]
         if focal and "depth" in outputs and name in info.intrinsics:
-            outputs["depth"] = outputs["depth"] * (relative_focal(info.intrinsics[name], image.shape[2:]) / focal)
+            height, width = image.shape[2:]
+            fx = info.intrinsics[name][0] * network_size(height, width, size)[1] / width
+            outputs["depth"] = outputs["depth"] * (relative_focal(fx, size) / focal)
         predicted, truth = _maps(outputs), _truths(sample, info.intrinsics.get(name), outputs.keys())
         figures.update(predicted, truth)
         if info.cameras:
