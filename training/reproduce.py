@@ -194,6 +194,9 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
         partial.replace(result_path)
     result = json.loads(result_path.read_text(encoding="utf-8"))
     training = checkpoint.info["training"] | {"backbone": checkpoint.config.backbone}
+    # Names, not where they lie on this machine.
+    training["weights"] = Path(training["weights"]).name
+    training["single_task"] = [Path(start).parent.name for start in training["single_task"] or ()]
     return {"seed": seed, "network": run.network, "options": run.options, "training": training, **result}
 
 
@@ -255,6 +258,10 @@ def markdown(table: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+Place = tuple[float, float, int]
+"""Of a name in the plot: x, y, and 1 or -1 where it goes on to the right or to the left."""
+
+
 def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
     """Figure 7 as an SVG: mIoU (up is better) against rmse (left is better), with bars of one standard deviation."""
     points = []
@@ -289,6 +296,16 @@ def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
         f'<text transform="translate(18 {height / 2}) rotate(-90)" text-anchor="middle">mIoU (%), more is better'
         "</text>",
     ]
+
+    def overlap(place: Place, other: tuple[Place, str], name: str) -> bool:
+        (x, y, sign), ((u, v, other_sign), other_name) = place, other
+        (a0, a1), (b0, b1) = (
+            sorted((start, start + way * 8 * len(text)))
+            for start, way, text in ((x, sign, name), (u, other_sign, other_name))
+        )
+        return abs(y - v) < 13 and a0 < b1 and b0 < a1
+
+    named: list[tuple[Place, str]] = []
     for i in range(6):
         x, y = x0 + (x1 - x0) * i / 5, y0 + (y1 - y0) * i / 5
         parts.append(f'<text x="{px(x):.1f}" y="{bottom + 18}" text-anchor="middle">{x:.3f}</text>')
@@ -301,7 +318,12 @@ def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
         color = "#c03020" if name.startswith(("MTL_SPP", "MTL_SSW")) else "#2060a0"
         parts.append(f'<path d="{across}{up}" stroke="{color}" stroke-opacity="0.4"/>')
         parts.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="4" fill="{color}"/>')
-        parts.append(f'<text x="{px(x) + 7:.1f}" y="{py(y) - 7:.1f}" fill="{color}">{escape(name)}</text>')
+        # Above on the right, or wherever else no earlier name stands.
+        places = [(px(x) + sign * 7, py(y) + down, sign) for down in (-7, 16) for sign in (1, -1)]
+        at_x, at_y, sign = next((p for p in places if not any(overlap(p, n, name) for n in named)), places[0])
+        named.append(((at_x, at_y, sign), name))
+        anchor = "start" if sign > 0 else "end"
+        parts.append(f'<text x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="{anchor}" fill="{color}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
