@@ -20,7 +20,7 @@ serve: .venv/installed-$(RUNTIME)
 	.venv/bin/segdepth serve --host $(HOST) --port $(PORT) --model $(MODEL) --device $(if $(filter gpu,$(RUNTIME)),cuda,cpu)
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed-dev
 	.venv/bin/ruff check .

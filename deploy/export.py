@@ -2,6 +2,9 @@
 
 python deploy/export.py runs/boxes/checkpoint.safetensors --out model.onnx
 python deploy/export.py runs/nyud/checkpoint.safetensors --out model.onnx --sizes 480x640,640x480 --precision fp16
+python deploy/export.py runs/seg/checkpoint.safetensors runs/depth/checkpoint.safetensors --out model.onnx
+
+Two checkpoints are single-task networks, one of segmentation and one of depth, that run side by side in one file.
 
 The file takes `image`, uint8 [N, H, W, 3] RGB, and gives `labels`, uint8 [N, H, W]; `depth`, uint16 millimetres
 [N, H, W], 0 = invalid; `confidence`, uint8 [N, H, W], the winning softmax probability x 255. N, H and W are symbolic.
@@ -11,6 +14,7 @@ Its metadata `segdepth` holds the model card (JSON). It is kept only after PyTor
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import importlib.metadata
 import io
@@ -19,8 +23,10 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from model.base import TASKS, Network
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.networks import count_parameters
 
@@ -48,6 +55,55 @@ BOUNDS = {"fp32": (0.999, 1.0, 0.0), "fp16": (0.995, 1.0, 0.01)}
 
 class ExportError(Exception):
     """A checkpoint that cannot be exported; the message is one line."""
+
+
+class SideBySide(Network):
+    """Single-task networks as one: each sees the picture and gives its own map."""
+
+    tasks = TASKS
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        return {task: plane for network in self.networks for task, plane in network(image).items()}
+
+
+def join(checkpoints: Sequence[Checkpoint]) -> tuple[Network, list[Checkpoint]]:
+    """The network that gives both tasks, in evaluation mode, and its checkpoints: one, or segmentation's and depth's.
+
+    Raises:
+        CheckpointError, ExportError: with a one-line reason.
+    """
+    networks = [checkpoint.network() for checkpoint in checkpoints]
+    tasks = [network.tasks for network in networks]
+    if len(tasks) == 1 and set(tasks[0]) == set(TASKS):
+        return networks[0], list(checkpoints)
+    if sorted(tasks) == sorted((task,) for task in TASKS):
+        order = [tasks.index((task,)) for task in TASKS]
+        return SideBySide([networks[i] for i in order]).eval(), [checkpoints[i] for i in order]
+    if len(tasks) == 1:
+        (own,) = tasks[0]
+        other = next(task for task in TASKS if task != own)
+        raise ExportError(f"{checkpoints[0].config.network} has one task, {own}; give a checkpoint of {other} as well")
+    given = ", ".join(f"{c.config.network} ({' and '.join(t)})" for c, t in zip(checkpoints, tasks, strict=True))
+    raise ExportError(f"give one checkpoint of both tasks, or one of segmentation and one of depth, not {given}")
+
+
+def fold_normalisation(network: nn.Module) -> nn.Module:
+    """Puts each batch normalisation into the convolution before it, in place, and gives the network.
+
+    The exporter would do so at its end; done first, the normalisations need no tracing, which is where an export's time
+    goes. In half precision the folded weights are also rounded once, not twice. "Before it" is the order in which a
+    module holds its parts: a network that runs them in another order is found out by `compare`.
+    """
+    for module in network.modules():
+        for (name, part), (next_name, following) in pairwise(list(module.named_children())):
+            if isinstance(part, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                setattr(module, name, nn.utils.fuse_conv_bn_eval(part, following))
+                setattr(module, next_name, nn.Identity())
+    return network
 
 
 class Deployable(nn.Module):
@@ -71,14 +127,16 @@ class Deployable(nn.Module):
 def to_onnx(module: Deployable) -> onnx.ModelProto:
     """Traces the graph with symbolic batch, height and width."""
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
-    dim = torch.export.Dim
-    shapes = {"image": {0: dim("batch", min=1), 1: dim("height", min=32), 2: dim("width", min=32)}}
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    # Named by strings, not by `Dim`: to a Dim belongs a proof that every size of it takes the same way through the
+    # network, which fails for some networks, and the exporter then traces them once more.
+    shapes = {"image": {0: "batch", 1: "height", 2: "width"}}
+    # Without gradients, tracing has no backward pass to think of.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
         # The exporter prints its stages and warns about its own use of PyTorch; an error still raises.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            module.eval(),
+            module.eval().requires_grad_(False),
             (example,),
             input_names=["image"],
             output_names=list(OUTPUTS),
@@ -171,45 +229,54 @@ def compare(
 
 
 def make_card(
-    checkpoint: Checkpoint, parameters: int, sizes: list[tuple[int, int]], precision: str, args: argparse.Namespace
+    parts: Sequence[Checkpoint], parameters: int, sizes: list[tuple[int, int]], precision: str, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """The model card; its schema is `service/card.py`."""
-    config, info = checkpoint.config, checkpoint.info
-    data, training = info["data"], info["training"]
-    digest = hashlib.sha256()
-    for name in sorted(checkpoint.weights):
-        digest.update(checkpoint.weights[name].contiguous().numpy().tobytes())
-    evaluations = [
-        {key: evaluation[key] for key in ("data", "split", "protocol", "values")}
-        for evaluation in info.get("evaluations", [])[-1:]
-    ]
-    for path in args.evaluation:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        evaluations.append({key: evaluation[key] for key in ("data", "split", "protocol", "values")})
+    """The model card; its schema is `service/card.py`. Where there are two parts, both are named in it."""
+    segmentation, depth = parts[0], parts[-1]
     kept = ("epochs", "batch_size", "lr", "weights", "size", "zoom", "color", "loss_weights", "precision", "seed")
+    digest = hashlib.sha256()
+    evaluations, details = [], []
+    for part in parts:
+        for name in sorted(part.weights):
+            digest.update(part.weights[name].contiguous().numpy().tobytes())
+        evaluations += part.info.get("evaluations", [])[-1:]
+        details.append({key: part.info["training"][key] for key in kept})
+    evaluations += [json.loads(path.read_text(encoding="utf-8")) for path in args.evaluation]
+    network, backbone = (_named(getattr(part.config, of) for part in parts) for of in ("network", "backbone"))
+    data = [part.info["data"] for part in parts]
     return {
         "format": 1,
-        "name": args.name or f"{config.network}-{config.backbone}",
+        "name": args.name or f"{network}-{backbone}".replace(" ", ""),
         "version": args.version or digest.hexdigest()[:12],
         "description": args.description,
-        "network": config.network,
-        "backbone": config.backbone,
+        "network": network,
+        "backbone": backbone,
         "parameters": parameters,
         "precision": precision,
-        "classes": [asdict(c) for c in config.classes],
+        "classes": [asdict(c) for c in segmentation.config.classes],
         "input": {"sizes": [list(s) for s in sizes], "fit": "letterbox", "color_space": "sRGB"},
-        "depth": {"unit": "mm", "invalid": 0, "min_m": data["min_depth_m"], "max_m": data["max_depth_m"]},
-        "training": {
-            "data": data["name"],
-            "license": data["license"],
-            "pictures": data["pictures"],
-            "details": {key: training[key] for key in kept},
+        "depth": {
+            "unit": "mm",
+            "invalid": 0,
+            "min_m": depth.info["data"]["min_depth_m"],
+            "max_m": depth.info["data"]["max_depth_m"],
         },
-        "evaluations": evaluations,
+        "training": {
+            "data": _named(d["name"] for d in data),
+            "license": _named(d["license"] for d in data),
+            "pictures": sum({d["name"]: d["pictures"] for d in data}.values()),
+            "details": details[0] if len(parts) == 1 else dict(zip(TASKS, details, strict=True)),
+        },
+        "evaluations": [{key: one[key] for key in ("data", "split", "protocol", "values")} for one in evaluations],
         "versions": {
             package: importlib.metadata.version(package) for package in ("segdepth", "torch", "onnx", "onnxruntime")
         },
     }
+
+
+def _named(names: Iterable[str]) -> str:
+    """Each name once, in this order: `boxes`, or `boxes + nyud`."""
+    return " + ".join(dict.fromkeys(names))
 
 
 def export(args: argparse.Namespace) -> dict[str, Any]:
@@ -221,16 +288,12 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         CheckpointError, ExportError: with a one-line reason; nothing is written then.
     """
-    checkpoint = load_checkpoint(args.checkpoint)
-    network = checkpoint.network()
-    if set(network.tasks) != {"segmentation", "depth"}:
-        raise ExportError(f"{checkpoint.config.network} has one task; the service answers with both")
+    network, parts = join([load_checkpoint(path) for path in args.checkpoints])
     reference = Deployable(network, torch.float32).eval()
     dtype = torch.float16 if args.precision == "fp16" else torch.float32
-    parameters = count_parameters(network)
-    proto = to_onnx(Deployable(checkpoint.network(), dtype))
+    proto = to_onnx(Deployable(fold_normalisation(copy.deepcopy(network)), dtype))
 
-    card = make_card(checkpoint, parameters, args.sizes, args.precision, args)
+    card = make_card(parts, count_parameters(network), args.sizes, args.precision, args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f".{args.out.name}.partial")
     try:
@@ -259,7 +322,13 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Turns a checkpoint into one self-describing ONNX file.")
     add = parser.add_argument
-    add("checkpoint", type=Path)
+    add(
+        "checkpoints",
+        type=Path,
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="one of both tasks, or two single-task ones, of segmentation and of depth, to run side by side",
+    )
     add("--out", type=Path, required=True)
     add("--sizes", type=parse_sizes, default=parse_sizes("480x640,640x480"), help="sizes to serve (480x640,640x480)")
     add("--precision", choices=tuple(BOUNDS), default="fp32")

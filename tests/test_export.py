@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deploy import export as exporter
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.classes import NYU40
-from model.networks import NetworkConfig
+from model.networks import NETWORKS, NetworkConfig
 from service.engine import OnnxEngine, read_card
 
 INFO: dict[str, Any] = {
@@ -39,7 +39,7 @@ INFO: dict[str, Any] = {
 }
 
 
-def checkpoint(path: Path, network: str, backbone: str) -> Path:
+def checkpoint(path: Path, network: str, backbone: str, info: dict[str, Any] = INFO) -> Path:
     """An untrained network whose normalisation has seen pictures, so that its outputs are of ordinary size."""
     torch.manual_seed(0)
     config = NetworkConfig(network, backbone, NYU40)
@@ -47,8 +47,9 @@ def checkpoint(path: Path, network: str, backbone: str) -> Path:
     with torch.no_grad():
         for _ in range(3):
             built(torch.rand(2, 3, 64, 64))
-        built.heads["depth"].classifier.bias.fill_(2.5)  # metres; a negative depth would be cut to 0
-    save_checkpoint(path, Checkpoint(config, built.state_dict(), INFO))
+        if "depth" in built.tasks:
+            built.heads["depth"].classifier.bias.fill_(2.5)  # metres; a negative depth would be cut to 0
+    save_checkpoint(path, Checkpoint(config, built.state_dict(), info))
     return path
 
 
@@ -168,12 +169,31 @@ def test_reasons_not_to_export_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(SystemExit, match="not a safetensors file"):
         export(tmp_path / "text", tmp_path / "m.onnx")
-    single = checkpoint_of_one_task(tmp_path / "single.safetensors")
-    with pytest.raises(SystemExit, match="has one task"):
-        export(single, tmp_path / "m.onnx")
 
 
-def checkpoint_of_one_task(path: Path) -> Path:
-    config = NetworkConfig("stl_aspp", "mobilenet_v2", NYU40)
-    save_checkpoint(path, Checkpoint(config, config.build().state_dict(), INFO))
-    return path
+def test_single_task_networks_are_exported_in_pairs_of_both_tasks(trained: Path, tmp_path: Path) -> None:
+    segmentation, depth = (checkpoint(tmp_path / name, name, "mobilenet_v2") for name in ("stl_aspp", "stl_aspp_depth"))
+    for given, message in [
+        ([segmentation], "stl_aspp has one task, segmentation; give a checkpoint of depth as well"),
+        ([depth], "stl_aspp_depth has one task, depth; give a checkpoint of segmentation as well"),
+        ([depth, depth], "one of segmentation and one of depth, not stl_aspp_depth .depth., stl_aspp_depth .depth."),
+        ([trained, trained], "not mtl_ssw .segmentation and depth., mtl_ssw"),
+        ([trained, depth], "not mtl_ssw .segmentation and depth., stl_aspp_depth .depth."),
+        ([segmentation, depth, depth], "not stl_aspp .segmentation., stl_aspp_depth"),
+    ]:
+        with pytest.raises(SystemExit, match=message) as refused:
+            exporter.main([*map(str, given), "--out", str(tmp_path / "m.onnx")])
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folding_the_normalisation_changes_no_map(name: str, tmp_path: Path) -> None:
+    network = exporter.load_checkpoint(checkpoint(tmp_path / "c", name, "mobilenet_v2")).network()
+    image = torch.from_numpy(noise(1, 3, 64, 96)) / 255
+    with torch.inference_mode():
+        before = network(image)
+        after = exporter.fold_normalisation(network)(image)
+    assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for task, expected in before.items():
+        torch.testing.assert_close(after[task], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

@@ -52,6 +52,8 @@ def test_one_row_end_to_end_and_not_twice(boxes: Path, tmp_path: Path, capsys: p
     figures = table["rows"][0]["figures"]
     assert figures["miou"]["paper"] == 38.7497 and 0 <= figures["miou"]["mean"] <= 100
     assert figures["rmse"]["mean"] > 0 and figures["rmse"]["std"] is None
+    assert table["rows"][0]["runs"][0]["training"]["single_task"] == ["stl_aspp-seed0", "stl_aspp_depth-seed0"]
+    assert str(tmp_path) not in (tmp_path / "table1-boxes-small.json").read_text()
     text = (tmp_path / "table1-boxes-small.md").read_text()
     assert "Small budget" in text and "| cross_stitch |" in text
     ET.parse(tmp_path / "table1-boxes-small.svg")

@@ -10,8 +10,8 @@ python training/reproduce.py --table 5 --data data/nyud --seeds 1 --only "MTL_SS
 
 Every run has a folder of its own in OUT/runs; one that is finished is not trained or measured again, a stopped one
 goes on, and tables share runs. `--budget small` is a check of the machinery, about a minute a run on one CPU core:
-MobileNetV2, 72x96, about 300 steps, ASPP rates that fit so small a map; its figures say nothing about the paper's, and
-its tables say so.
+MobileNetV2, 72x96, about 300 steps, ASPP rates that fit so small a map, MTI-Net at half its width; its figures say
+nothing about the paper's, and its tables say so.
 
 Written are OUT/tableN-DATA-BUDGET.md and .json, and for tables 1 and 2 .svg (figure 7: mIoU against rmse). Training is
 on the split `trainval` (the official training set) where there is one, else on `train`; the last weights are measured,
@@ -132,9 +132,16 @@ TABLES: dict[int, tuple[str, tuple[Row, ...]]] = {
 # Figures and order are the paper's.
 
 SMALL_STEPS = 300
-SMALL_ASPP_RATES = [2, 4, 6]  # 12, 24, 36 are for 30x40 cells, and here there are 5x6
-WITHOUT_ASPP = ("pad_net", "mti_net")
 BATCH = 8
+
+
+def small_options(network: str) -> dict[str, Any]:
+    """What differs from a network's defaults in the small budget."""
+    if network == "mti_net":
+        return {"pyramid_width": 64}  # half the default, or it would take as long as all others together
+    if network == "pad_net":
+        return {}
+    return {"aspp_rates": [2, 4, 6]}  # 12, 24, 36 are for 30x40 cells, and here there are 5x6
 
 
 # --------------------------------------------------------------------------------------------------- running
@@ -166,9 +173,7 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
     where = folder(args.out, info, args.budget, run, seed)
     command = ["--data", str(args.data), "--out", str(where), "--resume", "--seed", str(seed)]
     command += ["--train-split", split, "--val-split", "none", "--batch-size", str(BATCH)]
-    options = run.options
-    if args.budget == "small" and run.network not in WITHOUT_ASPP:
-        options = {"aspp_rates": SMALL_ASPP_RATES} | options
+    options = run.options if args.budget == "full" else small_options(run.network) | run.options
     command += ["--network", run.network, "--options", json.dumps(options)]
     command += budget_args(args.budget, len(info.splits.get(split, ())) or 1)
     if run.network in NEEDS_SINGLE_TASK:
@@ -189,6 +194,9 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
         partial.replace(result_path)
     result = json.loads(result_path.read_text(encoding="utf-8"))
     training = checkpoint.info["training"] | {"backbone": checkpoint.config.backbone}
+    # Names, not where they lie on this machine.
+    training["weights"] = Path(training["weights"]).name
+    training["single_task"] = [Path(start).parent.name for start in training["single_task"] or ()]
     return {"seed": seed, "network": run.network, "options": run.options, "training": training, **result}
 
 
@@ -250,6 +258,10 @@ def markdown(table: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+Place = tuple[float, float, int]
+"""Of a name in the plot: x, y, and 1 or -1 where it goes on to the right or to the left."""
+
+
 def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
     """Figure 7 as an SVG: mIoU (up is better) against rmse (left is better), with bars of one standard deviation."""
     points = []
@@ -284,6 +296,16 @@ def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
         f'<text transform="translate(18 {height / 2}) rotate(-90)" text-anchor="middle">mIoU (%), more is better'
         "</text>",
     ]
+
+    def overlap(place: Place, other: tuple[Place, str], name: str) -> bool:
+        (x, y, sign), ((u, v, other_sign), other_name) = place, other
+        (a0, a1), (b0, b1) = (
+            sorted((start, start + way * 8 * len(text)))
+            for start, way, text in ((x, sign, name), (u, other_sign, other_name))
+        )
+        return abs(y - v) < 13 and a0 < b1 and b0 < a1
+
+    named: list[tuple[Place, str]] = []
     for i in range(6):
         x, y = x0 + (x1 - x0) * i / 5, y0 + (y1 - y0) * i / 5
         parts.append(f'<text x="{px(x):.1f}" y="{bottom + 18}" text-anchor="middle">{x:.3f}</text>')
@@ -296,7 +318,12 @@ def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
         color = "#c03020" if name.startswith(("MTL_SPP", "MTL_SSW")) else "#2060a0"
         parts.append(f'<path d="{across}{up}" stroke="{color}" stroke-opacity="0.4"/>')
         parts.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="4" fill="{color}"/>')
-        parts.append(f'<text x="{px(x) + 7:.1f}" y="{py(y) - 7:.1f}" fill="{color}">{escape(name)}</text>')
+        # Above on the right, or wherever else no earlier name stands.
+        places = [(px(x) + sign * 7, py(y) + down, sign) for down in (-7, 16) for sign in (1, -1)]
+        at_x, at_y, sign = next((p for p in places if not any(overlap(p, n, name) for n in named)), places[0])
+        named.append(((at_x, at_y, sign), name))
+        anchor = "start" if sign > 0 else "end"
+        parts.append(f'<text x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="{anchor}" fill="{color}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
