@@ -43,7 +43,7 @@ train-environment: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
-	$(INSTALL) '.[cpu,train,dev]'
+	$(INSTALL) '.[cpu,train,rooms,dev]'
 	touch $@
 
 clean:
