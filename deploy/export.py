@@ -91,14 +91,16 @@ def join(checkpoints: Sequence[Checkpoint]) -> tuple[Network, list[Checkpoint]]:
     raise ExportError(f"give one checkpoint of both tasks, or one of segmentation and one of depth, not {given}")
 
 
-def fold_normalisation(network: nn.Module) -> nn.Module:
-    """Puts each batch normalisation into the convolution before it, in place, and gives the network.
+def ready_to_trace(network: nn.Module) -> nn.Module:
+    """Changes a network, in place, to one of the same maps that is traced in about half the time; gives it.
 
-    The exporter would do so at its end; done first, the normalisations need no tracing, which is where an export's time
-    goes. In half precision the folded weights are also rounded once, not twice. "Before it" is the order in which a
-    module holds its parts: a network that runs them in another order is found out by `compare`.
+    Each batch normalisation goes into the convolution before it. The exporter would do so too, but at its end, after
+    it traced them; and in half precision, the folded weights are so rounded once, not twice. "Before it" is the order
+    in which a module holds its parts: a network that runs them in another order is found out by `compare`.
     """
     for module in network.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = False  # in place, it is traced as a clamp and a copy, ten times as slowly as a convolution
         for (name, part), (next_name, following) in pairwise(list(module.named_children())):
             if isinstance(part, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
                 setattr(module, name, nn.utils.fuse_conv_bn_eval(part, following))
@@ -291,7 +293,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     network, parts = join([load_checkpoint(path) for path in args.checkpoints])
     reference = Deployable(network, torch.float32).eval()
     dtype = torch.float16 if args.precision == "fp16" else torch.float32
-    proto = to_onnx(Deployable(fold_normalisation(copy.deepcopy(network)), dtype))
+    proto = to_onnx(Deployable(ready_to_trace(copy.deepcopy(network)), dtype))
 
     card = make_card(parts, count_parameters(network), args.sizes, args.precision, args)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -39,10 +39,12 @@ INFO: dict[str, Any] = {
 }
 
 
-def checkpoint(path: Path, network: str, backbone: str, info: dict[str, Any] = INFO) -> Path:
+def checkpoint(
+    path: Path, network: str, backbone: str, info: dict[str, Any] = INFO, options: dict[str, Any] | None = None
+) -> Path:
     """An untrained network whose normalisation has seen pictures, so that its outputs are of ordinary size."""
     torch.manual_seed(0)
-    config = NetworkConfig(network, backbone, NYU40)
+    config = NetworkConfig(network, backbone, NYU40, options or {})
     built = config.build().train()
     with torch.no_grad():
         for _ in range(3):
@@ -188,12 +190,12 @@ def test_single_task_networks_are_exported_in_pairs_of_both_tasks(trained: Path,
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_folding_the_normalisation_changes_no_map(name: str, tmp_path: Path) -> None:
+def test_what_eases_tracing_changes_no_map(name: str, tmp_path: Path) -> None:
     network = exporter.load_checkpoint(checkpoint(tmp_path / "c", name, "mobilenet_v2")).network()
     image = torch.from_numpy(noise(1, 3, 64, 96)) / 255
     with torch.inference_mode():
         before = network(image)
-        after = exporter.fold_normalisation(network)(image)
+        after = exporter.ready_to_trace(network)(image)
     assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for task, expected in before.items():
         torch.testing.assert_close(after[task], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
