@@ -100,7 +100,7 @@ def ready_to_trace(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         if isinstance(module, nn.ReLU6):
-            module.inplace = False  # in place, it is traced as a clamp and a copy, ten times as slowly as a convolution
+            module.inplace = False  # in place, it takes as much tracing as all else in a MobileNetV2
         for (name, part), (next_name, following) in pairwise(list(module.named_children())):
             if isinstance(part, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
                 setattr(module, name, nn.utils.fuse_conv_bn_eval(part, following))
