@@ -18,11 +18,11 @@ from PIL import Image
 
 from model.classes import NYU40
 from training.data import FolderDataset, read_info
+from training.folder import Split
 from training.rooms import __main__ as command
 from training.rooms import catalogue, dataset, render
 from training.rooms.catalogue import Catalogue, FurnitureError
 from training.rooms.dataset import RoomError, Shot, write_dataset
-from training.rooms.scene import Split
 
 FURNITURE = Path("/usr/share/sweethome3d/furniture")
 needs_furniture = pytest.mark.skipif(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from model.classes import NYU40
+from training.folder import Split
 from training.rooms import (
     case_shapes,
     kinds_home,
@@ -26,7 +27,7 @@ from training.rooms import (
 from training.rooms.builder import Builder
 from training.rooms.layout import Placed, Plan, corners, find_on, height_map, level_top, overlaps
 from training.rooms.palette import Palette
-from training.rooms.scene import CLASS_ID, Model, Part, Room, Split
+from training.rooms.scene import CLASS_ID, Model, Part, Room
 from training.rooms.shapes import MATT, Material, Piece
 
 SIZES: dict[str, tuple[str, tuple[float, float, float]]] = {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.classes import IGNORE
 from training.rooms import camera as cameras
 from training.rooms import develop, render, textures
 from training.rooms.camera import Camera, View, look, refusal, views
@@ -374,8 +375,8 @@ def test_nothing_is_void_and_has_no_depth() -> None:
     room = small_room()
     open_room = replace(room, objects=tuple(o for o in room.objects if o.name != "ceiling"))
     labels, depth = render.labels_and_depth(render.load(open_room), camera_at(2.5, 1, 1.5, 90, 60), SIZE)
-    assert (labels == render.VOID).any()
-    assert np.array_equal(labels == render.VOID, depth == 0)
+    assert (labels == IGNORE).any()
+    assert np.array_equal(labels == IGNORE, depth == 0)
 
 
 @needs_renderer

@@ -18,11 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -36,6 +33,7 @@ from tqdm import tqdm
 from model.classes import NYU40
 from training import boxes_furniture as furniture
 from training.boxes_furniture import Draw, Piece, Texture
+from training.folder import atomic, clear_temporary, contact_sheet, files_of, in_processes, split_of, write_json
 
 VERSION = 1
 """Raised whenever a change makes other pictures, so that no folder is continued with other rooms than it began with."""
@@ -597,35 +595,16 @@ def render(seed: int, index: int, size: tuple[int, int], variety: str = "simple"
 # ------------------------------------------------------------------------------------------------------- the folder
 
 
-def temporary_name(path: Path) -> Path:
-    """Where this process writes a file before it is renamed; `write_dataset` clears what a killed one left."""
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that the file is either the old one or the new one, never half."""
-    temporary = temporary_name(path)
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
-def files_of(out: Path, index: int) -> tuple[Path, Path, Path]:
-    """Where picture `index` is kept: image, labels, depth."""
-    name = f"{index:06d}"
-    return out / "images" / f"{name}.jpg", out / "labels" / f"{name}.png", out / "depth" / f"{name}.png"
-
-
 def write_picture(index: int, out: Path, seed: int, size: tuple[int, int], variety: str) -> None:
     """Renders one picture into the folder, file by file under a temporary name first."""
     sample = render(seed, index, size, variety)
     arrays: tuple[NDArray[Any], ...] = sample.image, sample.label, sample.depth
     for path, array in zip(files_of(out, index), arrays, strict=True):
-        temporary = temporary_name(path)
-        if path.suffix == ".jpg":
-            Image.fromarray(array).save(temporary, "JPEG", quality=95, subsampling=0)
-        else:
-            Image.fromarray(array).save(temporary, "PNG")
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            if path.suffix == ".jpg":
+                Image.fromarray(array).save(temporary, "JPEG", quality=95, subsampling=0)
+            else:
+                Image.fromarray(array).save(temporary, "PNG")
 
 
 def write_dataset(
@@ -656,18 +635,20 @@ def write_dataset(
     write_json(marker, settings)
     for folder in ("images", "labels", "depth"):
         (out / folder).mkdir(exist_ok=True)
-    for left in (*out.glob("*.tmp"), *out.glob("*/*.tmp")):
-        left.unlink(missing_ok=True)
+    clear_temporary(out)
 
     missing = [i for i in range(count) if not all(path.exists() for path in files_of(out, i))]
     task = partial(write_picture, out=out, seed=seed, size=size, variety=variety)
-    for _ in tqdm(in_processes(task, missing, workers), total=len(missing), unit="room", disable=not progress):
+    chunksize = min(8, max(1, -(-len(missing) // max(1, workers))))
+    for _ in tqdm(
+        in_processes(task, missing, workers, chunksize), total=len(missing), unit="room", disable=not progress
+    ):
         pass
 
     names = [f"{i:06d}" for i in range(count)]
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for i, name in enumerate(names):
-        splits["val" if i % 10 == 8 else "test" if i % 10 == 9 else "train"].append(name)
+        splits[split_of(i)].append(name)
     dataset = {
         "format": 1,
         **SOURCE,
@@ -679,29 +660,6 @@ def write_dataset(
         "generator": settings,
     }
     write_json(out / "dataset.json", dataset)
-
-
-def in_processes(task: partial[None], items: list[int], workers: int) -> Iterator[None]:
-    """The task on every item, here or in worker processes."""
-    if workers <= 1 or len(items) < 2:
-        yield from map(task, items)
-        return
-    # Spawned, not forked: the caller may hold threads (torch, OpenMP), which do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(task, items, chunksize=min(8, -(-len(items) // workers)))
-
-
-def contact_sheet(out: Path, count: int, columns: int = 4) -> Image.Image:
-    """The first pictures of a data set, each as image, labels in class colours, and depth (near is bright)."""
-    colors = np.zeros((256, 3), np.uint8)
-    colors[: len(NYU40)] = [c.color for c in NYU40]
-    rows: list[NDArray[np.uint8]] = []
-    for i in range(count):
-        image, label, depth = (np.asarray(Image.open(path)) for path in files_of(out, i))
-        near = (255 * np.clip(1 - depth / 8000.0, 0, 1)).astype(np.uint8)
-        rows.append(np.concatenate([image, colors[label], np.repeat(near[..., None], 3, 2)], 1))
-    rows += [np.zeros_like(rows[0])] * (-len(rows) % columns)
-    return Image.fromarray(np.concatenate([np.concatenate(rows[i::columns], 0) for i in range(columns)], 1))
 
 
 def picture_size(text: str) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 
 from model.classes import ClassSet
 from training.data import FORMAT, DataError
+from training.folder import atomic, clear_temporary, write_json
 
 VERSION = 1
 """Raised when the same official files give other pictures, so that no folder is half of one and half of the other."""
@@ -51,14 +51,12 @@ class FolderWriter:
                     raise DataError(f"{out} was begun with {change}; give another --out")
         elif out.exists() and any(not path.name.endswith(".tmp") for path in out.iterdir()):
             raise DataError(f"{out} is not empty and was not made by training.prepare; give another --out")
-        try:
+        with named(out):
             for folder in ("images", "labels", "depth"):
                 (out / folder).mkdir(parents=True, exist_ok=True)
-            for left in (*out.glob("*.tmp"), *out.glob("*/*.tmp")):
-                left.unlink(missing_ok=True)
+            clear_temporary(out)
+        with named(marker):
             write_json(marker, self.settings)
-        except OSError as error:
-            raise DataError(f"{out}: cannot be written ({error})") from None
 
     def files(self, name: str) -> tuple[Path, Path, Path]:
         """Where picture, labels and depth go."""
@@ -77,7 +75,7 @@ class FolderWriter:
     ) -> None:
         """One picture, each file whole or not at all. An image given as bytes is an encoded file, kept as it is."""
         image_path, label_path, depth_path = self.files(name)
-        with atomic(image_path) as path:
+        with named(image_path), atomic(image_path) as path:
             if isinstance(image, bytes):
                 path.write_bytes(image)
             elif self.suffix == ".jpg":
@@ -85,7 +83,7 @@ class FolderWriter:
             else:
                 Image.fromarray(image).save(path, "PNG", compress_level=3)  # a third of the time of 6, 10 % larger
         for path_, values in ((label_path, label), (depth_path, depth)):
-            with atomic(path_) as path:
+            with named(path_), atomic(path_) as path:
                 Image.fromarray(values).save(path, "PNG")
 
     def finish(
@@ -112,25 +110,17 @@ class FolderWriter:
             **({"cameras": cameras} if cameras else {}),
             "prepared": self.settings,
         }
-        write_json(self.out / "dataset.json", content)
+        with named(self.out / "dataset.json"):
+            write_json(self.out / "dataset.json", content)
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` if the block ends well, and vanishes otherwise."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def named(path: Path) -> Iterator[None]:
+    """Names the file that could not be written in the error."""
     try:
-        yield temporary
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------ splits

@@ -26,6 +26,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from model.networks import NETWORKS, NetworkConfig, count_parameters
 from model.two_streams import TwoStreamNetwork
 from model.weights import WeightsError, load_backbone_weights
 from training import parallel
-from training.augment import Augmentation
+from training.augment import Augmentation, Picture
 from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, read_info
 from training.evaluate import evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, valid_pixels, weighted_by_task
@@ -573,12 +574,17 @@ def former_range(former: Checkpoint | None) -> tuple[float, float] | None:
     return (former.info["data"]["min_depth_m"], former.info["data"]["max_depth_m"]) if former else None
 
 
+def some_pictures(dataset: FolderDataset, pictures: int) -> Iterator[Picture]:
+    """Up to so many pictures of a split, spread evenly, as they are on disk."""
+    for i in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
+        yield dataset.read(dataset.names[i])
+
+
 def measure_depth_range(dataset: FolderDataset, pictures: int = 200) -> tuple[float, float]:
     """1st and 99th percentile, in metres, of the valid depth in a sample of the split: for display, not for losses."""
-    chosen = np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int)
     values = []
-    for i in chosen:
-        depth = dataset.read(dataset.names[i]).depth[::8, ::8]
+    for picture in some_pictures(dataset, pictures):
+        depth = picture.depth[::8, ::8]
         values.append(depth[depth > 0])
     pooled = np.concatenate(values)
     if not pooled.size:
@@ -594,8 +600,8 @@ def class_weights(dataset: FolderDataset, power: float, pictures: int = 500) -> 
     """
     classes = len(dataset.info.classes)
     counts = np.zeros(classes)
-    for i in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
-        label = dataset.read(dataset.names[i]).label
+    for picture in some_pictures(dataset, pictures):
+        label = picture.label
         counts += np.bincount(label[label != IGNORE], minlength=classes)
     frequency = counts / max(1.0, counts.sum())
     weights = frequency.clip(1e-4) ** -power

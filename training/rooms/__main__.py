@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.boxes import contact_sheet, natural, picture_size
+from training.boxes import natural, picture_size
+from training.folder import contact_sheet
 from training.rooms import render
 from training.rooms.catalogue import Catalogue, FurnitureError, find_libraries, prepare
 from training.rooms.dataset import RoomError, RoomMaker, rare_classes, write_dataset

@@ -9,11 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
+from training.folder import Split
 from training.rooms import device_shapes as devices
 from training.rooms import wall_shapes as walls
 from training.rooms.layout import Placed, Plan, Wall, corners, find_on, height_map, level_top
 from training.rooms.palette import Palette
-from training.rooms.scene import Light, Model, Object, Part, Split
+from training.rooms.scene import Light, Model, Object, Part
 from training.rooms.shapes import Color, Material, Piece, Rng, Top, bounds, merge
 from training.rooms.wall_shapes import Opening
 

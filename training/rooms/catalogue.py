@@ -40,7 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.rooms.scene import CLASS_ID, Finish, Floats, Model, Part, Split
+from training.folder import Split, atomic, write_json
+from training.rooms.scene import CLASS_ID, Finish, Floats, Model, Part
 
 VERSION = 1
 """Raised whenever the conversion changes, so that no cache of an older one is used."""
@@ -502,10 +503,8 @@ def save_parts(path: Path, parts: Sequence[Part]) -> None:
         if f.texture is not None:
             arrays[f"texture{number}"] = f.texture
         arrays[f"finish{number}"] = np.array([f.roughness, f.metallic, f.specular, *f.emission, f.mirror])
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(temporary, path)
 
 
 def load_parts(path: Path) -> tuple[Part, ...]:
@@ -584,9 +583,7 @@ def prepare(furniture: Path, cache: Path, progress: Progress | None = None) -> N
     for model_ in described:
         model_["held_out"] = model_["key"] in kept
     described.sort(key=lambda model: str(model["key"]))
-    temporary = index.with_name(f"index.json.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"fingerprint": mark, "models": described}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, index)
+    write_json(index, {"fingerprint": mark, "models": described})
 
 
 def _entries(furniture: Path, rows: Sequence[Row]) -> Iterator[tuple[Row, zipfile.ZipFile, dict[str, str]]]:

@@ -14,11 +14,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
-import os
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -31,9 +26,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from model.classes import IGNORE, NYU40
-from training.boxes import files_of, temporary_name, write_json
+from training.folder import Split, atomic, clear_temporary, files_of, in_processes, split_of, write_json
 from training.rooms.catalogue import LIBRARIES, LICENSES, Catalogue
-from training.rooms.scene import Split
 
 VERSION = 1
 """Raised whenever a change makes other pictures, so that no folder is continued with other rooms than it began with."""
@@ -85,11 +79,6 @@ class Maker(Protocol):
     def views(self) -> int: ...
 
     def __call__(self, seed: int, room: int, split: Split) -> list[Shot]: ...
-
-
-def split_of(room: int) -> Split:
-    """Of ten rooms eight are for training, one for validation and one for the test."""
-    return "val" if room % 10 == 8 else "test" if room % 10 == 9 else "train"
 
 
 # -------------------------------------------------------------------------------------------------------- the pictures
@@ -182,9 +171,8 @@ def write_room(room: int, out: Path, seed: int, count: int, maker: Maker) -> int
     pictures = {}
     for number, shot in enumerate(shots, first):
         for path, content in zip(files_of(out, number), encode(shot), strict=True):
-            temporary = temporary_name(path)
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            with atomic(path) as temporary:
+                temporary.write_bytes(content)
         pixels = np.bincount(shot.label.ravel(), minlength=IGNORE + 1)
         pictures[f"{number:06d}"] = {
             "intrinsics": list(shot.intrinsics),
@@ -215,7 +203,7 @@ def write_dataset(
     settings = {"seed": seed, **maker.settings, "version": VERSION}
     marker, dataset_file = out / "rooms.json", out / "dataset.json"
     if marker.exists():
-        if (found := json.loads(marker.read_text())) != settings:
+        if (found := json.loads(marker.read_text(encoding="utf-8"))) != settings:
             differ = ", ".join(sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key)))
             raise FileExistsError(f"{out} was made with other settings ({differ}); choose another folder")
         if files_of(out, count)[0].exists():
@@ -226,8 +214,7 @@ def write_dataset(
         (out / folder).mkdir(parents=True, exist_ok=True)
     if not marker.exists():
         write_json(marker, settings)
-    for left in (*out.glob("*.tmp"), *out.glob("*/*.tmp")):
-        left.unlink(missing_ok=True)
+    clear_temporary(out)
 
     rooms = range(-(-count // maker.views))
     missing = [room for room in rooms if not is_done(out, room, maker.views, count)]
@@ -236,20 +223,23 @@ def write_dataset(
     done = count - sum(min(maker.views, count - room * maker.views) for room in missing)
     task = partial(write_room, out=out, seed=seed, count=count, maker=maker)
     with tqdm(total=count, initial=done, unit="picture", disable=not progress, smoothing=0.05) as bar:
-        for written in in_processes(task, missing, workers):
-            bar.update(written)
+        try:
+            for written in in_processes(task, missing, workers):
+                bar.update(written)
+        except BrokenProcessPool:
+            killed = "a worker process was killed (out of memory?); run again to go on where it stopped"
+            raise RoomError(killed) from None
 
     dataset = describe(out, count, maker.views, settings)
     used = {key for room in rooms for picture in _room(out, room).values() for key in picture["models"]}
-    temporary = temporary_name(out / "ATTRIBUTION.txt")
-    temporary.write_text(attribution(catalogue, used), encoding="utf-8")
-    os.replace(temporary, out / "ATTRIBUTION.txt")
+    with atomic(out / "ATTRIBUTION.txt") as temporary:
+        temporary.write_text(attribution(catalogue, used), encoding="utf-8")
     write_json(dataset_file, dataset)
     return dataset
 
 
 def _room(out: Path, room: int) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(room_file(out, room).read_text())
+    content: dict[str, Any] = json.loads(room_file(out, room).read_text(encoding="utf-8"))
     return content
 
 
@@ -313,46 +303,3 @@ def attribution(catalogue: Catalogue, used: set[str]) -> str:
         by = f", by {info.author}" if info.author else ""
         lines += ["", f"{info.title}{by} ({info.address}):", *models]
     return "\n".join(lines) + "\n"
-
-
-# ----------------------------------------------------------------------------------------------------------- processes
-
-
-def _start_worker() -> None:
-    """For worker processes: one thread each, and an end when the parent is killed."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def in_processes(task: partial[int], rooms: Sequence[int], workers: int) -> Iterator[int]:
-    """The task on every room, here or in worker processes.
-
-    Raises:
-        RoomError: a worker was killed.
-    """
-    if workers <= 1 or len(rooms) < 2:
-        yield from map(task, rooms)
-        return
-    # Spawned, not forked: the caller may hold threads, which do not survive a fork. NumPy reads the number of threads
-    # when it is imported, before any initialiser runs, so it is set here, for the workers to inherit.
-    kept = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(rooms)), context, _start_worker) as pool:
-            yield from pool.map(task, rooms)
-    except BrokenProcessPool:
-        raise RoomError("a worker process was killed (out of memory?); run again to go on where it stopped") from None
-    finally:
-        if kept is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = kept

@@ -77,6 +77,12 @@ def corners(x: float, y: float, w: float, d: float, yaw: float) -> Floats:
     return np.asarray(local @ np.array([[c, s], [-s, c]]) + np.array([x, y]))
 
 
+def before_piece(piece: Piece, x: float, y: float, yaw: float) -> Floats:
+    """Corners [4, 2] of what must stay clear before a piece at (x, y)."""
+    off = (piece.size[1] + piece.front) / 2
+    return corners(x + math.sin(yaw) * off, y - math.cos(yaw) * off, piece.size[0] * 0.8, piece.front, yaw)
+
+
 def overlaps(one: Floats, many: Floats) -> NDArray[np.bool_]:
     """Whether a rectangle [4, 2] and each of [N, 4, 2] have more than their borders in common: separating axes."""
     out = np.zeros(len(many), bool)
@@ -177,9 +183,7 @@ class Plan:
             return False
         if piece.front <= 0:
             return True
-        c, s = math.cos(yaw), math.sin(yaw)
-        off = d / 2 + piece.front / 2
-        before = corners(x + s * off, y - c * off, w * 0.8, piece.front, yaw)
+        before = before_piece(piece, x, y, yaw)
         return self.inside(before) and not self.solids.hit(before, 0.05, 1.5)
 
     def place(self, piece: Piece, x: float, y: float, yaw: float, z: float = 0.0) -> Placed:
@@ -187,9 +191,7 @@ class Plan:
         w, d, h = piece.size
         self.solids.add(corners(x, y, w, d, yaw), z, z + h, piece.name)
         if piece.front > 0:
-            c, s = math.cos(yaw), math.sin(yaw)
-            off = d / 2 + piece.front / 2
-            self.zones.add(corners(x + s * off, y - c * off, w * 0.8, piece.front, yaw), 0.05, 1.5, piece.name)
+            self.zones.add(before_piece(piece, x, y, yaw), 0.05, 1.5, piece.name)
         return Placed(piece, x, y, yaw, z)
 
     # ---------------------------------------------------------------------------------------------- where to put things

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from training.folder import Split
 from training.rooms import decorate as deco
 from training.rooms import textures
 from training.rooms import wall_shapes as walls
@@ -23,7 +24,7 @@ from training.rooms.kinds_wet import bathroom, kitchen
 from training.rooms.kinds_work import classroom, corridor, office, playroom
 from training.rooms.layout import Plan
 from training.rooms.palette import CLOTH, Palette
-from training.rooms.scene import Finish, Floats, Light, Room, Split
+from training.rooms.scene import Finish, Floats, Light, Room
 from training.rooms.shapes import GLOSS, MATT, Material, Rng, box, hsv, paint, quad, textured, times
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.classes import IGNORE
 from training.rooms.camera import Camera
 from training.rooms.scene import CLASS_ID, Finish, Floats, Light, Part, Room
 
@@ -24,8 +25,6 @@ GLOWING = 0.5
 THIN = (CLASS_ID["curtain"], CLASS_ID["blinds"])
 FACE, MATERIAL, LIGHT, DRAWS = 24, 12, 16, 256
 """Numbers per row of the tables (see `pathtracer.Tables`), and rows of the draw of lights."""
-VOID = 255
-"""Label of a pixel that sees nothing at all: what is left out of training."""
 SAMPLES, BOUNCES = 8, 4
 """Paths of a pixel, and diffuse surfaces along a path."""
 
@@ -320,7 +319,7 @@ def render(scene: RenderScene, camera: Camera, size: tuple[int, int], samples: i
 def labels_and_depth(
     scene: RenderScene, camera: Camera, size: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """What the pixels' centres see: NYU-40 class ids (VOID: nothing) and depth along the axis in mm (0: nothing).
+    """What the pixels' centres see: NYU-40 class ids (IGNORE: nothing) and depth along the axis in mm (0: nothing).
 
     Mirrors and window panes have their own label and depth.
     """
@@ -329,7 +328,7 @@ def labels_and_depth(
     origin = np.broadcast_to(np.asarray(camera.position, np.float32)[:, None], direction.shape)
     t, face = scene.first_hits(origin, direction)
     seen = face >= 0
-    label = np.where(seen, scene.label[np.maximum(face, 0)], VOID).astype(np.uint8)
+    label = np.where(seen, scene.label[np.maximum(face, 0)], IGNORE).astype(np.uint8)
     depth = np.rint(np.where(seen, t, 0).astype(np.float64) * 1000).clip(0, 65535).astype(np.uint16)
     return label.reshape(height, width), depth.reshape(height, width)
 

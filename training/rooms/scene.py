@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from model.classes import NYU40
 
 Floats = NDArray[np.floating[Any]]
-Split = Literal["train", "val", "test"]
 
 CLASS_ID = {c.name: c.id for c in NYU40}
 
