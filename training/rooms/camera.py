@@ -18,12 +18,12 @@ GLANCE = (32, 24)
 """Rays of a candidate view."""
 CANDIDATES = 16
 ROUNDS = 5
-NEAREST, MEDIAN = 0.55, 1.25
+NEAREST, MEDIAN = 0.55, 1.3
 """Least depth of the 5th percentile and of the median, metres."""
 CLEARANCE = 0.3
 """Least distance of anything from the camera, metres; inside furniture something is always nearer."""
-LARGEST_CLASS, LARGEST_OBJECT = 0.6, 0.45
-LEAST_FURNITURE, LEAST_OBJECTS = 0.10, 2
+LARGEST_CLASS, LARGEST_OBJECT = 0.5, 0.45
+LEAST_FURNITURE, LEAST_OBJECTS = 0.15, 3
 LARGEST_MIRROR, LARGEST_VOID = 0.15, 0.01
 DARKEST = 0.01
 """Least median luminance of a view, in the unit of `Light.radiance`: darker ones are noise after metering."""
@@ -268,7 +268,7 @@ def views(
             else:
                 # Many objects and classes, and a look across the room, are worth more.
                 worth = len(np.unique(view.owner[view.furniture])) + 2 * len(np.unique(view.label))
-                accepted.append((camera, worth * float(np.clip(np.median(view.depth), 1, 5))))
+                accepted.append((camera, worth * float(np.clip(np.median(view.depth), 1, 5)) ** 1.5))
         while accepted and len(chosen) < count:
             worths = np.array([worth for _, worth in accepted]) ** 2
             camera, _ = accepted.pop(int(rng.choice(len(accepted), p=worths / worths.sum())))

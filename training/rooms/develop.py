@@ -81,7 +81,7 @@ def draw_style(rng: Rng) -> Style:
         shoulder=float(rng.uniform(0.0, 0.4) if kind == "kinect" else rng.uniform(0.2, 1.0)),
         contrast=float(rng.normal(1.04, 0.08)),
         black=float(rng.uniform(0, 0.03) + (rng.uniform(0, 0.05) if kind == "headset" else 0)),
-        saturation=float(np.clip(rng.normal(0.95 if kind != "headset" else 0.75, 0.13), 0.4, 1.3)),
+        saturation=float(np.clip(rng.normal(0.88 if kind != "headset" else 0.72, 0.14), 0.4, 1.3)),
         vignetting=float(rng.uniform(0, 0.35)),
         glare=float(rng.uniform(0, 0.08) ** 1.3),
         defocus=float(rng.uniform(*soft)),
