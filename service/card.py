@@ -47,10 +47,11 @@ class DepthSpec(_Part):
 
 
 class TrainingSpec(_Part):
-    """What the network was trained on, and the licence of that data."""
+    """What the network was trained on, the licence of that data, and what the licence asks to be said."""
 
     data: str
     license: str
+    attribution: str = ""
     pictures: Annotated[int, Field(ge=0)]
     details: dict[str, Any] = {}
 

@@ -410,6 +410,7 @@ def train(args: argparse.Namespace) -> int:
             "data": {
                 "name": info.name,
                 "license": info.license,
+                "attribution": info.attribution,
                 "pictures": len(train_set),
                 "min_depth_m": depth_range[0],
                 "max_depth_m": depth_range[1],
