@@ -267,6 +267,7 @@ def make_card(
             "invalid": 0,
             "min_m": depth.info["data"]["min_depth_m"],
             "max_m": depth.info["data"]["max_depth_m"],
+            "focal_px": focal_px(depth.info["training"]),
         },
         "training": {
             "data": _named(d["name"] for d in data),
@@ -280,6 +281,16 @@ def make_card(
             package: importlib.metadata.version(package) for package in ("segdepth", "torch", "onnx", "onnxruntime")
         },
     }
+
+
+def focal_px(training: dict[str, Any]) -> float | None:
+    """The focal length, in pixels of what the network is given, that its depth was learned for; None: for any.
+
+    `train.py --focal` counts in longer sides of the training size. What a network goes by is apparent size in pixels,
+    so at another size it is still this number of pixels.
+    """
+    focal = float(training.get("focal", 0.0))
+    return focal * max(training["size"]) if focal > 0 else None
 
 
 def _named(names: Iterable[str]) -> str:

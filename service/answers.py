@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from service import images
+from service.cameras import Camera, Source
 from service.card import Channel, ModelCard
 from service.images import UInt8, UInt16
 
@@ -41,6 +42,19 @@ class Depth(BaseModel):
     max_m: Annotated[float | None, Field(description="Over pixels with valid depth; null without any.")]
 
 
+class CameraUsed(BaseModel):
+    """The intrinsics that depth is for, in pixels of the picture; pixel centres have whole coordinates."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    hfov_deg: Annotated[float, Field(description="Degrees between the left and the right edge.")]
+    source: Annotated[
+        Source, Field(description="The request, the picture's EXIF, or neither: a focal length of 0.85 longer sides.")
+    ]
+
+
 class ModelUsed(BaseModel):
     name: str
     version: str
@@ -66,6 +80,7 @@ class Answer(BaseModel):
     height: int
     segmentation: Segmentation
     depth: Depth
+    camera: CameraUsed
     model: ModelUsed
     timing_ms: Timing
 
@@ -111,6 +126,18 @@ def depth_answer(depth: UInt16, card: ModelCard) -> Depth:
         color_png=_base64(images.depth_color_png(depth, card.depth.min_m, card.depth.max_m)),
         min_m=int(valid.min()) / 1000 if valid.size else None,
         max_m=int(valid.max()) / 1000 if valid.size else None,
+    )
+
+
+def camera_used(camera: Camera, width: int) -> CameraUsed:
+    """For a picture of `width` pixels."""
+    return CameraUsed(
+        fx=round(camera.fx, 4),
+        fy=round(camera.fy, 4),
+        cx=round(camera.cx, 4),
+        cy=round(camera.cy, 4),
+        hfov_deg=round(camera.hfov_deg(width), 4),
+        source=camera.source,
     )
 
 

@@ -44,6 +44,9 @@ class DepthSpec(_Part):
     invalid: Literal[0]
     min_m: Annotated[float, Field(ge=0)]
     max_m: Annotated[float, Field(gt=0, le=65.535)]
+    focal_px: Annotated[float | None, Field(gt=0)] = None
+    """The focal length, in pixels of the canvas, for which the depth output is metric; None: depth is taken as it
+    is."""
 
 
 class TrainingSpec(_Part):

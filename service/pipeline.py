@@ -13,8 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
-from service import answers, images
+from service import answers, cameras, images
 from service.batcher import Batcher, Result
+from service.cameras import Camera, Given
 from service.card import ModelCard
 from service.errors import DeadlineExceeded
 from service.images import Letterbox, UInt8
@@ -42,46 +43,61 @@ class Pipeline:
         self.batcher.close()
         self._pool.shutdown()
 
-    async def predict(self, upload: bytes, output: Output | None) -> bytes:
-        """Answer an uploaded picture file: JSON, or with `output` that one PNG.
+    async def predict(self, upload: bytes, output: Output | None, given: Given | None = None) -> bytes:
+        """Answer an uploaded picture file: JSON, or with `output` that one PNG. `given` is what is said of its camera.
 
         Raises:
-            Problem: any of UnsupportedImage, BrokenImage, TooManyPixels, NotReady, Overloaded, DeadlineExceeded,
-                InferenceFailed and Stopping.
+            Problem: any of UnsupportedImage, BrokenImage, TooManyPixels, InvalidRequest (an impossible camera),
+                NotReady, Overloaded, DeadlineExceeded, InferenceFailed and Stopping.
         """
         start = time.perf_counter()
         canvas_bytes = max(height * width * 3 for height, width in self.card.input.sizes)
         with self.batcher.place(len(upload) + canvas_bytes):
             try:
                 async with asyncio.timeout(self.settings.timeout_s):
-                    canvas, box, decode_s = await self._in_pool(lambda: self._decode(upload))
+                    canvas, box, camera, decode_s = await self._in_pool(lambda: self._decode(upload, given or Given()))
                     result = await self.batcher.infer(canvas)
-                    return await self._in_pool(lambda: self._render(upload, output, box, result, start, decode_s))
+                    return await self._in_pool(
+                        lambda: self._render(upload, output, box, camera, result, start, decode_s)
+                    )
             except TimeoutError:
                 raise DeadlineExceeded(f"The answer took longer than {self.settings.timeout_s:g} s.") from None
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _decode(self, upload: bytes) -> tuple[UInt8, Letterbox, float]:
+    def _decode(self, upload: bytes, given: Given) -> tuple[UInt8, Letterbox, Camera, float]:
         """decode -> fit. Only the canvas is kept: many large pictures may be waiting."""
         start = time.perf_counter()
         picture = images.decode(upload, self.settings.max_pixels)
         canvas, box = images.fit(picture, self.card.input.sizes)
-        return canvas, box, time.perf_counter() - start
+        camera = cameras.camera_of(upload, box.size, given)
+        return canvas, box, camera, time.perf_counter() - start
 
     def _render(
-        self, upload: bytes, output: Output | None, box: Letterbox, result: Result, start: float, decode_s: float
+        self,
+        upload: bytes,
+        output: Output | None,
+        box: Letterbox,
+        camera: Camera,
+        result: Result,
+        start: float,
+        decode_s: float,
     ) -> bytes:
         """unfit -> render."""
         encode_start = time.perf_counter()
-        body = self._json(box, result, start, decode_s) if output is None else self._png(upload, output, box, result)
+        depth = cameras.metric_depth(result.prediction.depth, camera, box, self.card.depth.focal_px)
+        result = result._replace(prediction=result.prediction._replace(depth=depth))
+        if output is None:
+            body = self._json(box, camera, result, start, decode_s)
+        else:
+            body = self._png(upload, output, box, result)
         stages = (decode_s, result.queue_s, result.infer_s, time.perf_counter() - encode_start)
         for name, seconds in zip(("decode", "queue", "infer", "encode"), stages, strict=True):
             self.metrics.stage_seconds.labels(name).observe(seconds)
         return body
 
-    def _json(self, box: Letterbox, result: Result, start: float, decode_s: float) -> bytes:
+    def _json(self, box: Letterbox, camera: Camera, result: Result, start: float, decode_s: float) -> bytes:
         encode_start = time.perf_counter()
         labels = images.unfit_nearest(result.prediction.labels, box)
         depth = images.unfit_depth(result.prediction.depth, box)
@@ -100,6 +116,7 @@ class Pipeline:
             height=box.size[0],
             segmentation=segmentation,
             depth=depth_answer,
+            camera=answers.camera_used(camera, box.size[1]),
             model=answers.model_used(self.card, str(self.batcher.provider)),
             timing_ms=timing,
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast, get_args
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.answers import Answer, Live, Ready
+from service.cameras import Given
 from service.card import ClassInfo, ModelCard
 from service.errors import MEDIA_TYPE, ClientGone, NotAcceptable, ProblemBody
 from service.pipeline import Output, Pipeline
@@ -26,6 +27,33 @@ async def _pipeline(request: Request) -> Pipeline:
 
 
 Service = Annotated[Pipeline, Depends(_pipeline)]
+
+
+async def _given(
+    fx: Annotated[
+        float | None,
+        Query(gt=0, allow_inf_nan=False, description="Focal length in pixels of the picture as seen upright."),
+    ] = None,
+    fy: Annotated[
+        float | None, Query(gt=0, allow_inf_nan=False, description="Vertical focal length in pixels; by default `fx`.")
+    ] = None,
+    cx: Annotated[
+        float | None,
+        Query(
+            allow_inf_nan=False,
+            description="Principal point in pixels (0 is the middle of the first one); by "
+            "default the picture's middle.",
+        ),
+    ] = None,
+    cy: Annotated[float | None, Query(allow_inf_nan=False, description="As `cx`, from the top.")] = None,
+    hfov: Annotated[
+        float | None, Query(gt=1, lt=179, description="Instead of `fx`: horizontal field of view in degrees.")
+    ] = None,
+) -> Given:
+    return Given(fx, fy, cx, cy, hfov)
+
+
+FromQuery = Annotated[Given, Depends(_given)]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -57,17 +85,21 @@ _UPLOAD = {
 async def predict(
     request: Request,
     service: Service,
+    camera: FromQuery,
     output: Annotated[Output | None, Query(description="Answer with this one PNG instead of JSON.")] = None,
 ) -> Response:
     """Segment a photo of a room and measure its depth.
 
     Send the picture as the multipart field `file`, or as the body itself. The answer is JSON, or one PNG with
     `output` or `Accept: image/png` (which alone means the mask).
+
+    Depth is metric for the camera's focal length. Give it as `fx` (and `fy`, `cx`, `cy`) or `hfov`; otherwise it is
+    taken from the picture's EXIF, or else assumed to be 0.85 longer sides of the picture. The answer says which.
     """
     wanted = negotiate(request.headers.get("accept", "*/*"), output)
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes)
-    body = await _unless_gone(request, service.predict(upload, wanted))
+    body = await _unless_gone(request, service.predict(upload, wanted, camera))
     return Response(body, media_type=JSON if wanted is None else PNG)
 
 

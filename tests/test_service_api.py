@@ -6,7 +6,6 @@ import asyncio
 import base64
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,13 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from service_client import FakeEngine, check_problem, encode, fake_app, opened, quadrants, serving
+from service_client import FakeEngine, check_problem, encode, fake_app, opened, quadrants
+from service_client import ask as call
 
 from service.errors import NotAcceptable
 from service.routes import negotiate
 
 PICTURE = encode(quadrants())
-
-
-def call(test: Callable[[httpx.AsyncClient], Awaitable[Any]], app: FastAPI | None = None, ready: bool = True) -> Any:
-    """Run a test's coroutine with a client of the app."""
-
-    async def run() -> Any:
-        async with serving(app or fake_app(), ready) as client:
-            return await test(client)
-
-    return asyncio.run(run())
 
 
 def post(data: bytes = PICTURE, path: str = "/predict", app: FastAPI | None = None, **options: Any) -> httpx.Response:
@@ -48,7 +38,7 @@ def test_json_answer_is_as_documented() -> None:
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     body = response.json()
-    assert list(body) == ["width", "height", "segmentation", "depth", "model", "timing_ms"]
+    assert list(body) == ["width", "height", "segmentation", "depth", "camera", "model", "timing_ms"]
     assert (body["width"], body["height"]) == (64, 48)
 
     labels = png_of(body["segmentation"]["mask_png"])
@@ -78,6 +68,10 @@ def test_json_answer_is_as_documented() -> None:
         "pixels": 24 * 32,
         "fraction": 0.25,
         "median_depth_m": float(np.median(depth[:24, :32])) / 1000,
+    }
+    assert body["camera"] == {
+        **{"fx": 54.4, "fy": 54.4, "cx": 31.5, "cy": 23.5},
+        **{"hfov_deg": 60.9311, "source": "assumed"},
     }
     assert body["model"] == {
         "name": "tiny",
