@@ -6,8 +6,8 @@ A pixel (u, v) with depth z, seen by a pinhole camera, lies at x = (u - cx) z / 
 from __future__ import annotations
 
 import json
-import math
 import struct
+from bisect import bisect_left
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,10 +50,13 @@ def cloud(maps: Maps, options: Options) -> Points:
 
 def _step(size: Size, max_points: int) -> int:
     """The least distance, in pixels, at which a grid over `size` has no more than `max_points`."""
-    step = max(1, math.isqrt(size[0] * size[1] // max_points))
-    while math.ceil(size[0] / step) * math.ceil(size[1] / step) > max_points:
-        step += 1
-    return step
+    height, width = size
+
+    def few_enough(step: int) -> bool:
+        return -(-height // step) * -(-width // step) <= max_points  # rounded up
+
+    steps = range(1, max(size) + 1)
+    return steps[bisect_left(steps, True, key=few_enough)]
 
 
 def ply(points: Points, maps: Maps) -> bytes:

@@ -80,7 +80,7 @@ async def _options(
         PointColor, Query(description="PLY and GLB: points in the colours of the picture, or of their classes.")
     ] = "picture",
     max_points: Annotated[
-        int, Query(ge=1, le=10_000_000, description="PLY and GLB: of larger pictures, a coarser grid is taken.")
+        int, Query(ge=1, le=5_000_000, description="PLY and GLB: of larger pictures, a coarser grid is taken.")
     ] = 500_000,
     min_confidence: Annotated[
         float | None,
@@ -96,6 +96,7 @@ async def _options(
     return Options(camera, pictures, color, max_points, min_confidence)
 
 
+EachWanted = Annotated[Output, Query(description="What to answer each picture with.")]
 FromQuery = Annotated[Options, Depends(_options)]
 Wanted = Annotated[
     Output | None,
@@ -180,7 +181,9 @@ async def predict(request: Request, service: Service, options: FromQuery, output
     },
     openapi_extra={"requestBody": _UPLOADS},
 )
-async def predict_batch(request: Request, service: Service, options: FromQuery, output: Output = "json") -> Response:
+async def predict_batch(
+    request: Request, service: Service, options: FromQuery, output: EachWanted = "json"
+) -> Response:
     """The same for several photos at once: any number of multipart fields `files` (or `file`), within the limits.
 
     The answer has, in their order, what `/predict` would have answered to each of them, a problem with its `status`
