@@ -268,6 +268,11 @@ def overlay_png(picture: UInt8, labels: UInt8, colors: Sequence[Color]) -> bytes
     return _png(Image.blend(Image.fromarray(picture), mask, 0.5))
 
 
+def grey_png(plane: UInt8) -> bytes:
+    """An 8-bit grey PNG of uint8 [H, W]."""
+    return _png(Image.fromarray(plane))
+
+
 def _palette_image(labels: UInt8, colors: Sequence[Color]) -> Image.Image:
     image = Image.fromarray(labels)
     image.putpalette(np.array(colors, np.uint8).tobytes())
