@@ -33,7 +33,11 @@ class Segmentation(BaseModel):
 class Depth(BaseModel):
     depth_png: Annotated[str, Field(description="Base64 of a 16-bit grey PNG in millimetres, 0 = invalid.")]
     color_png: Annotated[
-        str, Field(description="Base64 of an RGB PNG over the range of the model card; near is bright.")
+        str,
+        Field(
+            description="Base64 of a palette PNG for people: the range of the model card in 255 steps, near is "
+            "bright, invalid is black."
+        ),
     ]
     unit: Literal["mm"] = "mm"
     invalid: Literal[0] = 0

@@ -66,8 +66,7 @@ class Pipeline:
     def _decode(self, upload: bytes) -> tuple[UInt8, Letterbox, float]:
         """decode -> fit. Only the canvas is kept: many large pictures may be waiting."""
         start = time.perf_counter()
-        picture = images.decode(upload, self.settings.max_pixels)
-        canvas, box = images.fit(picture, self.card.input.sizes)
+        canvas, box = images.decode_to_canvas(upload, self.settings.max_pixels, self.card.input.sizes)
         return canvas, box, time.perf_counter() - start
 
     def _render(
