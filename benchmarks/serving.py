@@ -29,11 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, free_port, get, jpeg, machine, ms, picture, publish, server, table
-from load import Load, Measured, Request, Sending, run
 
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, server, table
+from benchmarks.load import Load, Measured, Request, Sending, run
 from service.engine import OnnxEngine
 from service.settings import BUNDLED_MODEL
 
