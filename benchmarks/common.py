@@ -11,11 +11,14 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,41 @@ def maps(width: int, height: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDA
     floor = np.linspace(4500, 900, height)[:, None]
     depth = floor + 4 * levels[..., 2] + 150 * labels + np.random.default_rng(seed).normal(0, 2, (height, width))
     return labels, depth.clip(1, 65535).astype(np.uint16)
+
+
+# --- environments ---------------------------------------------------------------------------------------------
+
+SAME = ["numpy", "pillow", "onnxruntime", "isal"]
+"""Packages that every environment has in the version of this one."""
+
+
+def environment(name: str, packages: Sequence[str]) -> str:
+    """The interpreter of `build/benchmarks/NAME`, which has what the service needs, and the newest `packages`.
+
+    It is made on first use, from the package index; delete the folder to make it anew.
+    """
+    folder = ROOT / "build" / "benchmarks" / name
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        venv.create(folder, clear=True)
+        dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        same = [f"{package}=={version(package)}" for package in SAME]
+        others = [dependency for dependency in dependencies if not dependency.startswith(tuple(SAME))]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(python),
+            "install",
+            "--quiet",
+            *same,
+            *others,
+            *packages,
+        ]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        (folder / "installed").touch()
+    return str(python)
 
 
 # --- servers --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float | None]:
     names = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
     if not ordered:
         return {**dict.fromkeys(names), "mean": None, "max": None}
-    ranks = {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in names.items()}
+    ranks = {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in names.items()}
     return {**ranks, "mean": sum(ordered) / len(ordered), "max": ordered[-1]}
 
 

@@ -4,7 +4,7 @@ python benchmarks/peers.py --threads 1 --out benchmarks/peers
 python benchmarks/peers.py --only fastapi litserve --quick
 
 Each peer (`benchmarks/peer_apps/*_app.py`) is written as its own documentation teaches, and runs twice: with Pillow,
-as a tutorial would, and with our codecs. Each is installed into a virtual environment of its own, `build/peers/NAME`,
+as a tutorial would, and with our codecs. Each is installed into a virtual environment of its own (`build/benchmarks`),
 from the package index, at its newest version; numpy, Pillow, ONNX Runtime and isal are those of this environment.
 """
 
@@ -13,37 +13,18 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tomllib
-import venv
-from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.common import ROOT, machine, publish
+from benchmarks.common import environment, machine, publish
 from benchmarks.contest import FORM, RAW, Entry, measure, summary
 from service.settings import BUNDLED_MODEL
 
-SAME = ["numpy", "pillow", "onnxruntime", "isal"]
 PEERS = {
     "fastapi": "-m uvicorn --log-level warning --no-access-log --port PORT benchmarks.peer_apps.fastapi_app:app",
     "litserve": "-m benchmarks.peer_apps.litserve_app PORT",
     "mosec": "-m benchmarks.peer_apps.mosec_app --address 127.0.0.1 --port PORT",
 }
 """Name, which is that of the package as well -> what its Python runs."""
-
-
-def python_of(name: str) -> str:
-    """The interpreter of a peer's own environment, which is made on first use."""
-    folder = ROOT / "build" / "peers" / name
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        venv.create(folder, clear=True)
-        dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-        same = [f"{package}=={version(package)}" for package in SAME]
-        others = [d for d in dependencies if not d.startswith(tuple(SAME))]
-        command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *same, *others, name]
-        subprocess.run(command, check=True)
-        (folder / "installed").touch()
-    return str(python)
 
 
 def version_of(python: str, name: str) -> str:
@@ -80,7 +61,7 @@ def main() -> None:
         entries.append(Entry("segdepth", command, variables, "/health/ready"))
     versions = {}
     for name in args.only:
-        python = python_of(name)
+        python = environment(name, [name])
         versions[name] = version_of(python, name)
         for codecs in ("pillow", "ours"):
             variables = {
