@@ -80,19 +80,8 @@ def environment(name: str, packages: Sequence[str]) -> str:
         dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
         same = [f"{package}=={version(package)}" for package in SAME]
         others = [dependency for dependency in dependencies if not dependency.startswith(tuple(SAME))]
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(python),
-            "install",
-            "--quiet",
-            *same,
-            *others,
-            *packages,
-        ]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
+        subprocess.run([*install, *same, *others, *packages], check=True, stdout=sys.stderr)
         (folder / "installed").touch()
     return str(python)
 

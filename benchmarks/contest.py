@@ -8,6 +8,7 @@ import json
 import statistics
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -53,8 +54,11 @@ def check(url: str, body: bytes, content_type: str, size: tuple[int, int]) -> No
         SystemExit: it does not; a server that does less would win.
     """
     request = urllib.request.Request(url, body, {"Content-Type": content_type})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        found = json.load(response)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            found = json.load(response)
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{url} says {error.code}: {error.read()[:300]!r}") from None
     flat = {**found, **found.get("segmentation", {}), **found.get("depth", {})}
     modes = []
     for name in ("mask_png", "depth_png", "color_png"):

@@ -22,7 +22,7 @@ from service.settings import BUNDLED_MODEL
 PEERS = {
     "fastapi": "-m uvicorn --log-level warning --no-access-log --port PORT benchmarks.peer_apps.fastapi_app:app",
     "litserve": "-m benchmarks.peer_apps.litserve_app PORT",
-    "mosec": "-m benchmarks.peer_apps.mosec_app --address 127.0.0.1 --port PORT",
+    "mosec": "-m benchmarks.peer_apps.mosec_app --address 127.0.0.1 --port PORT --log-level error",
 }
 """Name, which is that of the package as well -> what its Python runs."""
 

@@ -137,6 +137,7 @@ def _load_reduced(jpeg: Image.Image, sizes: Sequence[Size]) -> tuple[Image.Image
     box = letterbox(full, sizes)
     place = (box.height, box.width) if sideways else (box.width, box.height)
     drafted = jpeg.draft(None, (DECODE_MARGIN * place[0], DECODE_MARGIN * place[1]))
+    jpeg.load()
     image = jpeg
     if drafted is not None and jpeg.size != (width, height):
         # The picture ends within the last row and column where its size is no multiple of the scale.
@@ -192,6 +193,8 @@ def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # Pillow's `convert` would copy it.
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
@@ -260,7 +263,8 @@ def fit(picture: UInt8, sizes: Sequence[Size]) -> tuple[UInt8, Letterbox]:
 def _fit(image: Image.Image, size: Size, sizes: Sequence[Size]) -> tuple[UInt8, Letterbox]:
     """The canvas of a picture of `size`, of which `image` may be a reduced version."""
     box = letterbox(size, sizes)
-    image = image.resize((box.width, box.height), Image.Resampling.BILINEAR)
+    if image.size != (box.width, box.height):
+        image = image.resize((box.width, box.height), Image.Resampling.BILINEAR)
     if (box.height, box.width) == box.canvas:
         return np.asarray(image), box
     canvas = Image.new("RGB", (box.canvas[1], box.canvas[0]), PADDING)

@@ -142,6 +142,8 @@ def test_contest_checks_the_job(server: Server) -> None:
     form = contest.multipart(data)
     contest.check(f"{server.url}/predict", data, contest.RAW, (64, 48))
     contest.check(f"{server.url}/predict", form, contest.FORM, (64, 48))
+    with pytest.raises(SystemExit, match="says 415"):
+        contest.check(f"{server.url}/predict", b"hello", contest.RAW, (64, 48))
     with pytest.raises(SystemExit, match="size"):
         contest.check(f"{server.url}/predict", data, contest.RAW, (640, 480))
 
