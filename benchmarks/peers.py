@@ -13,18 +13,39 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import environment, machine, publish
 from benchmarks.contest import FORM, RAW, Entry, measure, summary
 from service.settings import BUNDLED_MODEL
 
+
+@dataclass(frozen=True)
+class Peer:
+    """What the Python of a peer's environment runs (PORT stands for the port), and how it is asked."""
+
+    command: str
+    ready: str = "/health"
+    path: str = "/predict"
+    upload: str = FORM
+
+
 PEERS = {
-    "fastapi": "-m uvicorn --log-level warning --no-access-log --port PORT benchmarks.peer_apps.fastapi_app:app",
-    "litserve": "-m benchmarks.peer_apps.litserve_app PORT",
-    "mosec": "-m benchmarks.peer_apps.mosec_app --address 127.0.0.1 --port PORT --log-level error",
+    "fastapi": Peer("-m uvicorn --log-level warning --no-access-log --port PORT benchmarks.peer_apps.fastapi_app:app"),
+    "litserve": Peer("-m benchmarks.peer_apps.litserve_app PORT"),
+    "bentoml": Peer(
+        "-m bentoml serve benchmarks.peer_apps.bentoml_app:Rooms --host 127.0.0.1 --port PORT", ready="/readyz"
+    ),
+    # It has one path, no health route, and takes bodies as they are.
+    "mosec": Peer(
+        "-m benchmarks.peer_apps.mosec_app --address 127.0.0.1 --port PORT --log-level error",
+        ready="/metrics",
+        path="/inference",
+        upload=RAW,
+    ),
 }
-"""Name, which is that of the package as well -> what its Python runs."""
+"""By the name of the package."""
 
 
 def version_of(python: str, name: str) -> str:
@@ -61,6 +82,7 @@ def main() -> None:
         entries.append(Entry("segdepth", command, variables, "/health/ready"))
     versions = {}
     for name in args.only:
+        peer = PEERS[name]
         python = environment(name, [name])
         versions[name] = version_of(python, name)
         for codecs in ("pillow", "ours"):
@@ -71,17 +93,12 @@ def main() -> None:
                 "PEER_BATCH": str(args.max_batch),
             }
             label = f"{name} {versions[name]}, " + ("Pillow" if codecs == "pillow" else "our codecs")
-            mosec = name == "mosec"
-            ready, path = ("/metrics", "/inference") if mosec else ("/health", "/predict")
-            entries.append(
-                Entry(label, [python, *PEERS[name].split()], variables, ready, path, upload=RAW if mosec else FORM)
-            )
+            command = [python, *peer.command.split()]
+            entries.append(Entry(label, command, variables, peer.ready, peer.path, peer.upload))
     on = machine()
     results = measure(entries, connections, seconds, rounds, (args.width, args.height))
     figures, markdown = summary(results, entries[0].name)
-    job = (
-        f"{args.width}x{args.height} JPEG in, JSON out, model {Path(model).name}, {args.threads} threads of the network"
-    )
+    job = f"{args.width}x{args.height} JPEG in, JSON out, model {Path(model).name}, network threads: {args.threads}"
     note = f"{job}; medians of {rounds} rounds, ratios to {entries[0].name}.\n\n"
     publish(args.out, {"machine": on, "versions": versions, "seconds": seconds, "servers": figures}, note + markdown)
 
