@@ -24,7 +24,7 @@ RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "r
 
 
 FROM builder AS app
-COPY README.md LICENSE ./
+COPY README.md LICENSE NOTICE ./
 COPY service service
 COPY model model
 COPY training training

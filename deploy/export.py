@@ -235,14 +235,19 @@ def make_card(
 ) -> dict[str, Any]:
     """The model card; its schema is `service/card.py`. Where there are two parts, both are named in it."""
     segmentation, depth = parts[0], parts[-1]
-    kept = ("epochs", "batch_size", "lr", "weights", "size", "zoom", "color", "loss_weights", "precision", "seed")
+    kept = ("preset", "options", "epochs", "batch_size", "optimizer", "lr", "size", "zoom", "color", "focal", "seed")
+    kept += ("loss_weights", "depth_loss", "class_balance", "loss_stride", "precision")
     digest = hashlib.sha256()
     evaluations, details = [], []
     for part in parts:
         for name in sorted(part.weights):
             digest.update(part.weights[name].contiguous().numpy().tobytes())
         evaluations += part.info.get("evaluations", [])[-1:]
-        details.append({key: part.info["training"][key] for key in kept})
+        training = part.info["training"]
+        # A file's name, not its path: the card travels, the folders stay.
+        details.append(
+            {key: training[key] for key in kept if key in training} | {"weights": Path(training["weights"]).name}
+        )
     evaluations += [json.loads(path.read_text(encoding="utf-8")) for path in args.evaluation]
     network, backbone = (_named(getattr(part.config, of) for part in parts) for of in ("network", "backbone"))
     data = [part.info["data"] for part in parts]
@@ -262,10 +267,12 @@ def make_card(
             "invalid": 0,
             "min_m": depth.info["data"]["min_depth_m"],
             "max_m": depth.info["data"]["max_depth_m"],
+            "focal_px": focal_px(depth.info["training"]),
         },
         "training": {
             "data": _named(d["name"] for d in data),
             "license": _named(d["license"] for d in data),
+            "attribution": _named(a for d in data if (a := d.get("attribution"))),
             "pictures": sum({d["name"]: d["pictures"] for d in data}.values()),
             "details": details[0] if len(parts) == 1 else dict(zip(TASKS, details, strict=True)),
         },
@@ -274,6 +281,16 @@ def make_card(
             package: importlib.metadata.version(package) for package in ("segdepth", "torch", "onnx", "onnxruntime")
         },
     }
+
+
+def focal_px(training: dict[str, Any]) -> float | None:
+    """The focal length, in pixels of what the network is given, that its depth was learned for; None: for any.
+
+    `train.py --focal` counts in longer sides of the training size. What a network goes by is apparent size in pixels,
+    so at another size it is still this number of pixels.
+    """
+    focal = float(training.get("focal", 0.0))
+    return focal * max(training["size"]) if focal > 0 else None
 
 
 def _named(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Task = Literal["segmentation", "depth"]
 TASKS: tuple[Task, Task] = ("segmentation", "depth")
@@ -94,10 +95,12 @@ class Network(nn.Module):
     Attributes:
         tasks: The maps that `forward` returns.
         auxiliary_tasks: Tasks that only the intermediate predictions have; training makes labels for them.
+        training_stride: In training mode the maps have this share of the picture's height and width: 2 is half of each.
     """
 
     tasks: tuple[Task, ...]
     auxiliary_tasks: tuple[AuxiliaryTask, ...] = ()
+    training_stride: int = 1
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """The maps of a picture.
@@ -112,6 +115,12 @@ class Network(nn.Module):
             [N, 3, h, w], of any length, and `edges`, logits [N, 1, h, w].
         """
         raise NotImplementedError
+
+    def upsample(self, prediction: Tensor, image: Tensor) -> Tensor:
+        """A head's output at the picture's height and width, bilinearly; in training mode at 1 / `training_stride`."""
+        stride = self.training_stride if self.training else 1
+        size = (image.shape[2] // stride, image.shape[3] // stride) if stride > 1 else image.shape[2:]
+        return F.interpolate(prediction, size=size, mode="bilinear", align_corners=False)
 
     def backbones(self) -> list[Backbone]:
         """The encoders, each of which starts from the same pre-trained weights."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.backbones import normalize
 from model.base import TASKS, Network, StagedBackbone, Task, task_channels
-from model.blocks import Bottleneck, random_start, resize
+from model.blocks import Bottleneck, random_start
 from model.heads import ASPPHead
 
 
@@ -91,4 +91,4 @@ class MTAN(Network):
             for t in TASKS:
                 joined = u if i == 1 else torch.cat([u, self.carry[i - 2](attended[t])], dim=1)
                 attended[t] = self.masks[t].get_submodule(str(i - 1))(joined) * x  # [N, C_i, H_i, W_i]
-        return {t: resize(self.heads[t](attended[t]), image) for t in TASKS}
+        return {t: self.upsample(self.heads[t](attended[t]), image) for t in TASKS}

@@ -200,7 +200,7 @@ class MTINet(Network):
                 inputs = {t: torch.cat([xs[s], resize(x, xs[s])], dim=1) for t, x in coarser.items()}
             scales[s] = {t: self._initial(s, t).refine(x) for t, x in inputs.items()}  # [N, C_s, H_s, W_s] each
         distilled = [self.distillation[s](scales[s]) for s in range(4)]
-        maps: dict[str, Any] = {t: resize(self.heads[t]([d[t] for d in distilled]), image) for t in TASKS}
+        maps: dict[str, Any] = {t: self.upsample(self.heads[t]([d[t] for d in distilled]), image) for t in TASKS}
         if self.training:
             maps["intermediate"] = [
                 {t: self._initial(s, t).classifier(x) for t, x in scales[s].items()} for s in range(4)

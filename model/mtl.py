@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.backbones import normalize
 from model.base import TASKS, Backbone, Network, Task, task_channels
-from model.blocks import conv_bn_relu, random_start, resize
+from model.blocks import conv_bn_relu, random_start
 from model.heads import ASPPHead, FCNHead, PyramidPoolingHead
 
 Context = Literal["aspp", "pp", "fcn"]
@@ -184,4 +184,4 @@ class MultiTaskNetwork(Network):
                 branches = {t: self.se[t].get_submodule(str(i))(inputs[t]) for t in self.tasks}
                 if self.sw is not None and i < 3:
                     branches = self.sw[i](branches)
-        return {t: resize(self.heads[t](branches[t]), image) for t in self.tasks}
+        return {t: self.upsample(self.heads[t](branches[t]), image) for t in self.tasks}

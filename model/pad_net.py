@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.backbones import normalize
 from model.base import AUXILIARY_TASKS, TASKS, AuxiliaryTask, Backbone, Network, task_channels
-from model.blocks import Bottleneck, random_start, resize
+from model.blocks import Bottleneck, random_start
 
 DistillationKind = Literal["A", "B", "C"]
 
@@ -147,7 +147,7 @@ class PADNet(Network):
         x4 = self.backbone(normalize(image)).x4  # [N, C4, H/16, W/16]
         features = {t: head.get_submodule("refine")(x4) for t, head in self.initial.items()}  # [N, width, h, w] each
         distilled = self.distillation(features)
-        maps: dict[str, Any] = {t: resize(self.heads[t](distilled[t]), image) for t in TASKS}
+        maps: dict[str, Any] = {t: self.upsample(self.heads[t](distilled[t]), image) for t in TASKS}
         if self.training:
             maps["intermediate"] = [
                 {t: head.get_submodule("classifier")(features[t]) for t, head in self.initial.items()}

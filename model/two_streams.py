@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.backbones import normalize
 from model.base import TASKS, Network, StagedBackbone, Task, task_channels
-from model.blocks import random_start, resize
+from model.blocks import random_start
 from model.heads import ASPPHead
 
 
@@ -89,7 +89,7 @@ class TwoStreamNetwork(Network):
         features = self.exchanges[0]({t: self.stream(t).stem(x) for t in TASKS})
         for i in (1, 2, 3, 4):
             features = self.exchanges[i]({t: self.stream(t).stage(i, features[t]) for t in TASKS})
-        return {t: resize(self.heads[t](features[t]), image) for t in TASKS}
+        return {t: self.upsample(self.heads[t](features[t]), image) for t in TASKS}
 
 
 def _refuse_other_weights(task: Task, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import base64
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from service import images
-from service.card import Channel, ModelCard
-from service.images import UInt8, UInt16
+from service import measures
+from service.cameras import Source
+from service.card import Channel
+from service.maps import Maps
+from service.measures import Measure, Measures
+from service.outputs import Options, Picture
+
+PICTURES: tuple[Picture, ...] = ("mask", "depth", "depth_color")
+"""Those in the JSON answer."""
+
+
+class NearestPoint(BaseModel):
+    """A pixel of the picture, from its left and its top edge, and how far away it is."""
+
+    u: int
+    v: int
+    depth_m: float
 
 
 class ClassFound(BaseModel):
@@ -22,27 +38,67 @@ class ClassFound(BaseModel):
     color: tuple[Channel, Channel, Channel]
     pixels: int
     fraction: Annotated[float, Field(description="Of all pixels.")]
-    median_depth_m: Annotated[float | None, Field(description="Over pixels with valid depth; null without any.")]
+    median_depth_m: Annotated[
+        float | None,
+        Field(
+            description="Over pixels with valid depth, null without any; like the figures below, taken at the size at "
+            "which the network saw the picture."
+        ),
+    ]
+    p5_depth_m: Annotated[float | None, Field(description="5 of 100 pixels are nearer.")]
+    p95_depth_m: Annotated[float | None, Field(description="5 of 100 pixels are farther away.")]
+    nearest: NearestPoint | None
+    area_m2: Annotated[
+        float,
+        Field(
+            description="What is visible, as an area that faces the camera: the sum of depth^2 / (fx fy) over pixels "
+            "with valid depth. A surface seen at a slant is larger."
+        ),
+    ]
 
 
 class Segmentation(BaseModel):
-    mask_png: Annotated[str, Field(description="Base64 of a palette PNG: pixel = class id, palette = class colours.")]
+    mask_png: Annotated[
+        str | None,
+        Field(
+            description="Base64 of a palette PNG: pixel = class id, palette = class colours. Null with pictures=false."
+        ),
+    ]
     classes: Annotated[list[ClassFound], Field(description="Those present, largest first.")]
+    unreliable_fraction: Annotated[
+        float | None, Field(description="Of all pixels, those below min_confidence; null where that is not given.")
+    ]
 
 
 class Depth(BaseModel):
-    depth_png: Annotated[str, Field(description="Base64 of a 16-bit grey PNG in millimetres, 0 = invalid.")]
+    depth_png: Annotated[
+        str | None,
+        Field(description="Base64 of a 16-bit grey PNG in millimetres, 0 = invalid. Null with pictures=false."),
+    ]
     color_png: Annotated[
-        str,
+        str | None,
         Field(
             description="Base64 of a palette PNG for people: the range of the model card in 255 steps, near is "
-            "bright, invalid is black."
+            "bright, invalid is black. Null with pictures=false."
         ),
     ]
     unit: Literal["mm"] = "mm"
     invalid: Literal[0] = 0
     min_m: Annotated[float | None, Field(description="Over pixels with valid depth; null without any.")]
     max_m: Annotated[float | None, Field(description="Over pixels with valid depth; null without any.")]
+
+
+class CameraUsed(BaseModel):
+    """The intrinsics that depth is for, in pixels of the picture; pixel centres have whole coordinates."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    hfov_deg: Annotated[float, Field(description="Degrees between the left and the right edge.")]
+    source: Annotated[
+        Source, Field(description="The request, the picture's EXIF, or neither: a focal length of 0.85 longer sides.")
+    ]
 
 
 class ModelUsed(BaseModel):
@@ -70,6 +126,7 @@ class Answer(BaseModel):
     height: int
     segmentation: Segmentation
     depth: Depth
+    camera: CameraUsed
     model: ModelUsed
     timing_ms: Timing
 
@@ -83,51 +140,96 @@ class Ready(BaseModel):
     provider: str
 
 
-def segmentation(labels: UInt8, depth: UInt16, card: ModelCard) -> Segmentation:
-    """From labels and depth in mm, both [H, W] of the uploaded picture's size."""
+@dataclass(frozen=True)
+class Trace:
+    """What happened to a request before its answer is made: times of `time.perf_counter`, and seconds."""
+
+    start: float
+    decode_s: float
+    queue_s: float
+    infer_s: float
+    encode_start: float
+    provider: str
+
+    def timing(self) -> Timing:
+        """Until now."""
+        now = time.perf_counter()
+        seconds = (self.decode_s, self.queue_s, self.infer_s, now - self.encode_start, now - self.start)
+        decode, queue, infer, encode, total = (round(1000 * value, 3) for value in seconds)
+        return Timing(decode=decode, queue=queue, infer=infer, encode=encode, total=total)
+
+
+def answer(maps: Maps, pngs: Mapping[Picture, bytes], options: Options, trace: Trace) -> Answer:
+    """The JSON answer. `pngs` has all of `PICTURES`, or nothing for an answer without pictures."""
+    measured = measures.measure(maps)
+    return Answer(
+        width=maps.box.size[1],
+        height=maps.box.size[0],
+        segmentation=Segmentation(
+            mask_png=_base64(pngs.get("mask")),
+            classes=_classes(maps, measured),
+            unreliable_fraction=_unreliable_fraction(maps, options),
+        ),
+        depth=Depth(
+            depth_png=_base64(pngs.get("depth")),
+            color_png=_base64(pngs.get("depth_color")),
+            min_m=measured.min_m,
+            max_m=measured.max_m,
+        ),
+        camera=_camera(maps),
+        model=ModelUsed(
+            name=maps.card.name,
+            version=maps.card.version,
+            network=maps.card.network,
+            backbone=maps.card.backbone,
+            provider=trace.provider,
+        ),
+        timing_ms=trace.timing(),
+    )
+
+
+def _classes(maps: Maps, measured: Measures) -> list[ClassFound]:
     # Pillow counts bytes as they are; numpy's bincount would first make 8 bytes of each.
-    counts = Image.fromarray(labels).histogram()
+    counts = Image.fromarray(maps.labels).histogram()
     found = []
-    for info in card.classes:
+    for info in maps.card.classes:
         if pixels := counts[info.id]:
-            of_class = depth[(labels == info.id) & (depth != images.INVALID_DEPTH)]
-            median_m = round(float(np.median(of_class)) / 1000, 4) if of_class.size else None
-            fraction = round(pixels / labels.size, 6)
+            own: Measure | None = measured.classes.get(info.id)
             found.append(
                 ClassFound(
                     id=info.id,
                     name=info.name,
                     color=info.color,
                     pixels=pixels,
-                    fraction=fraction,
-                    median_depth_m=median_m,
+                    fraction=round(pixels / maps.labels.size, 6),
+                    median_depth_m=round(own.median_m, 4) if own else None,
+                    p5_depth_m=round(own.p5_m, 4) if own else None,
+                    p95_depth_m=round(own.p95_m, 4) if own else None,
+                    nearest=NearestPoint(**own.nearest._asdict()) if own else None,
+                    area_m2=round(own.area_m2, 4) if own else 0.0,
                 )
             )
-    found.sort(key=lambda c: -c.pixels)
-    return Segmentation(mask_png=_base64(images.mask_png(labels, colors(card))), classes=found)
+    return sorted(found, key=lambda one: -one.pixels)
 
 
-def depth_answer(depth: UInt16, card: ModelCard) -> Depth:
-    """From depth in mm, [H, W]."""
-    valid = depth[depth != images.INVALID_DEPTH]
-    return Depth(
-        depth_png=_base64(images.depth_png(depth)),
-        color_png=_base64(images.depth_color_png(depth, card.depth.min_m, card.depth.max_m)),
-        min_m=int(valid.min()) / 1000 if valid.size else None,
-        max_m=int(valid.max()) / 1000 if valid.size else None,
+def _unreliable_fraction(maps: Maps, options: Options) -> float | None:
+    if options.min_confidence is None:
+        return None
+    counts = Image.fromarray(maps.confidence).histogram()
+    return round(sum(counts[: options.least_confidence]) / maps.confidence.size, 6)
+
+
+def _camera(maps: Maps) -> CameraUsed:
+    camera = maps.camera
+    return CameraUsed(
+        fx=round(camera.fx, 4),
+        fy=round(camera.fy, 4),
+        cx=round(camera.cx, 4),
+        cy=round(camera.cy, 4),
+        hfov_deg=round(camera.hfov_deg(maps.box.size[1]), 4),
+        source=camera.source,
     )
 
 
-def model_used(card: ModelCard, provider: str) -> ModelUsed:
-    return ModelUsed(
-        name=card.name, version=card.version, network=card.network, backbone=card.backbone, provider=provider
-    )
-
-
-def colors(card: ModelCard) -> list[images.Color]:
-    """The classes' colours, by id."""
-    return [info.color for info in card.classes]
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode("ascii")

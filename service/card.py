@@ -44,13 +44,17 @@ class DepthSpec(_Part):
     invalid: Literal[0]
     min_m: Annotated[float, Field(ge=0)]
     max_m: Annotated[float, Field(gt=0, le=65.535)]
+    focal_px: Annotated[float | None, Field(gt=0)] = None
+    """The focal length, in pixels of the canvas, for which the depth output is metric; None: depth is taken as it
+    is."""
 
 
 class TrainingSpec(_Part):
-    """What the network was trained on, and the licence of that data."""
+    """What the network was trained on, the licence of that data, and what the licence asks to be said."""
 
     data: str
     license: str
+    attribution: str = ""
     pictures: Annotated[int, Field(ge=0)]
     details: dict[str, Any] = {}
 

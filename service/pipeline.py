@@ -11,18 +11,31 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import NamedTuple, TypeVar
 
-from service import answers, images
+from service import cameras, images
+from service.answers import Trace
 from service.batcher import Batcher, Result
+from service.cameras import Camera, Given
 from service.card import ModelCard
 from service.errors import DeadlineExceeded
 from service.images import Letterbox, UInt8
+from service.maps import Maps
 from service.metrics import Metrics
+from service.outputs import Options, Output, Rendered
+from service.render import render
 from service.settings import Settings
 
 T = TypeVar("T")
-Output = Literal["mask", "depth", "depth_color", "overlay"]
+
+
+class _Seen(NamedTuple):
+    """What is kept of a decoded picture."""
+
+    canvas: UInt8
+    box: Letterbox
+    camera: Camera
+    decode_s: float
 
 
 class Pipeline:
@@ -42,80 +55,54 @@ class Pipeline:
         self.batcher.close()
         self._pool.shutdown()
 
-    async def predict(self, upload: bytes, output: Output | None) -> bytes:
-        """Answer an uploaded picture file: JSON, or with `output` that one PNG.
+    async def predict(self, upload: bytes, output: Output = "json", options: Options | None = None) -> Rendered:
+        """Answer an uploaded picture file.
 
         Raises:
-            Problem: any of UnsupportedImage, BrokenImage, TooManyPixels, NotReady, Overloaded, DeadlineExceeded,
-                InferenceFailed and Stopping.
+            Problem: any of UnsupportedImage, BrokenImage, TooManyPixels, InvalidRequest (an impossible camera),
+                NotReady, Overloaded, DeadlineExceeded, InferenceFailed and Stopping.
         """
         start = time.perf_counter()
+        chosen = options or Options()
         canvas_bytes = max(height * width * 3 for height, width in self.card.input.sizes)
         with self.batcher.place(len(upload) + canvas_bytes):
             try:
                 async with asyncio.timeout(self.settings.timeout_s):
-                    canvas, box, decode_s = await self._in_pool(lambda: self._decode(upload))
-                    result = await self.batcher.infer(canvas)
-                    return await self._in_pool(lambda: self._render(upload, output, box, result, start, decode_s))
+                    seen = await self._in_pool(lambda: self._decode(upload, chosen.camera))
+                    result = await self.batcher.infer(seen.canvas)
+                    return await self._in_pool(lambda: self._render(upload, output, chosen, seen, result, start))
             except TimeoutError:
                 raise DeadlineExceeded(f"The answer took longer than {self.settings.timeout_s:g} s.") from None
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _decode(self, upload: bytes) -> tuple[UInt8, Letterbox, float]:
+    def _decode(self, upload: bytes, given: Given) -> _Seen:
         """decode -> fit. Only the canvas is kept: many large pictures may be waiting."""
         start = time.perf_counter()
         canvas, box = images.decode_to_canvas(upload, self.settings.max_pixels, self.card.input.sizes)
-        return canvas, box, time.perf_counter() - start
+        camera = cameras.camera_of(upload, box.size, given)
+        return _Seen(canvas, box, camera, time.perf_counter() - start)
 
     def _render(
-        self, upload: bytes, output: Output | None, box: Letterbox, result: Result, start: float, decode_s: float
-    ) -> bytes:
+        self, upload: bytes, output: Output, options: Options, seen: _Seen, result: Result, start: float
+    ) -> Rendered:
         """unfit -> render."""
         encode_start = time.perf_counter()
-        body = self._json(box, result, start, decode_s) if output is None else self._png(upload, output, box, result)
-        stages = (decode_s, result.queue_s, result.infer_s, time.perf_counter() - encode_start)
+        prediction = result.prediction
+        depth = cameras.metric_depth(prediction.depth, seen.camera, seen.box, self.card.depth.focal_px)
+        maps = Maps(
+            read_picture=lambda: images.decode(upload, self.settings.max_pixels),
+            box=seen.box,
+            camera=seen.camera,
+            canvas=prediction._replace(depth=depth),
+            card=self.card,
+        )
+        trace = Trace(
+            start, seen.decode_s, result.queue_s, result.infer_s, encode_start, provider=str(self.batcher.provider)
+        )
+        answer = render(maps, output, options, trace)
+        stages = (seen.decode_s, result.queue_s, result.infer_s, time.perf_counter() - encode_start)
         for name, seconds in zip(("decode", "queue", "infer", "encode"), stages, strict=True):
             self.metrics.stage_seconds.labels(name).observe(seconds)
-        return body
-
-    def _json(self, box: Letterbox, result: Result, start: float, decode_s: float) -> bytes:
-        encode_start = time.perf_counter()
-        labels = images.unfit_nearest(result.prediction.labels, box)
-        depth = images.unfit_depth(result.prediction.depth, box)
-        segmentation = answers.segmentation(labels, depth, self.card)
-        depth_answer = answers.depth_answer(depth, self.card)
-        end = time.perf_counter()
-        timing = answers.Timing(
-            decode=_ms(decode_s),
-            queue=_ms(result.queue_s),
-            infer=_ms(result.infer_s),
-            encode=_ms(end - encode_start),
-            total=_ms(end - start),
-        )
-        answer = answers.Answer(
-            width=box.size[1],
-            height=box.size[0],
-            segmentation=segmentation,
-            depth=depth_answer,
-            model=answers.model_used(self.card, str(self.batcher.provider)),
-            timing_ms=timing,
-        )
-        return answer.model_dump_json().encode()
-
-    def _png(self, upload: bytes, output: Output, box: Letterbox, result: Result) -> bytes:
-        if output in ("depth", "depth_color"):
-            depth = images.unfit_depth(result.prediction.depth, box)
-            if output == "depth":
-                return images.depth_png(depth)
-            return images.depth_color_png(depth, self.card.depth.min_m, self.card.depth.max_m)
-        labels = images.unfit_nearest(result.prediction.labels, box)
-        if output == "mask":
-            return images.mask_png(labels, answers.colors(self.card))
-        picture = images.decode(upload, self.settings.max_pixels)
-        return images.overlay_png(picture, labels, answers.colors(self.card))
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+        return answer

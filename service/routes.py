@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any, cast, get_args
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.answers import Answer, Live, Ready
+from service.cameras import Given
 from service.card import ClassInfo, ModelCard
-from service.errors import MEDIA_TYPE, ClientGone, NotAcceptable, ProblemBody
-from service.pipeline import Output, Pipeline
-from service.uploads import FIELD, read_upload
+from service.coco import Coco
+from service.containers import Part, multipart
+from service.errors import (
+    MEDIA_TYPE,
+    ClientGone,
+    InvalidRequest,
+    PayloadTooLarge,
+    Problem,
+    ProblemBody,
+    problem_response,
+)
+from service.outputs import (
+    JSON,
+    MEDIA_TYPES,
+    MULTIPART,
+    Options,
+    Output,
+    PointColor,
+    Rendered,
+    negotiate,
+    negotiate_batch,
+)
+from service.pipeline import Pipeline
+from service.uploads import FIELD, FIELDS, read_upload, read_uploads
 from service.version import __version__
 
-JSON = "application/json"
-PNG = "image/png"
+T = TypeVar("T")
 
 router = APIRouter()
 
@@ -26,6 +47,61 @@ async def _pipeline(request: Request) -> Pipeline:
 
 
 Service = Annotated[Pipeline, Depends(_pipeline)]
+
+
+async def _given(
+    fx: Annotated[
+        float | None,
+        Query(gt=0, allow_inf_nan=False, description="Focal length in pixels of the picture as seen upright."),
+    ] = None,
+    fy: Annotated[
+        float | None, Query(gt=0, allow_inf_nan=False, description="Vertical focal length in pixels; by default `fx`.")
+    ] = None,
+    cx: Annotated[
+        float | None,
+        Query(
+            allow_inf_nan=False,
+            description="Principal point in pixels (0 is the middle of the first one); by "
+            "default the picture's middle.",
+        ),
+    ] = None,
+    cy: Annotated[float | None, Query(allow_inf_nan=False, description="As `cx`, from the top.")] = None,
+    hfov: Annotated[
+        float | None, Query(gt=1, lt=179, description="Instead of `fx`: horizontal field of view in degrees.")
+    ] = None,
+) -> Given:
+    return Given(fx, fy, cx, cy, hfov)
+
+
+async def _options(
+    camera: Annotated[Given, Depends(_given)],
+    pictures: Annotated[bool, Query(description="JSON: with its pictures in it, as base64.")] = True,
+    color: Annotated[
+        PointColor, Query(description="PLY and GLB: points in the colours of the picture, or of their classes.")
+    ] = "picture",
+    max_points: Annotated[
+        int, Query(ge=1, le=5_000_000, description="PLY and GLB: of larger pictures, a coarser grid is taken.")
+    ] = 500_000,
+    min_confidence: Annotated[
+        float | None,
+        Query(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="Pixels of less confidence are unreliable: JSON says how many they are, points leave them "
+            "out, `output=unreliable` shows them (255, others 0), and so do multipart and ZIP.",
+        ),
+    ] = None,
+) -> Options:
+    return Options(camera, pictures, color, max_points, min_confidence)
+
+
+EachWanted = Annotated[Output, Query(description="What to answer each picture with.")]
+FromQuery = Annotated[Options, Depends(_options)]
+Wanted = Annotated[
+    Output | None,
+    Query(description="What to answer with. By default JSON, or what `Accept` asks for; `image/png` is the mask."),
+]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -43,32 +119,105 @@ _UPLOAD = {
         "image/*": {"schema": _BINARY},
     },
 }
+_UPLOADS = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {FIELDS[0]: {"type": "array", "items": _BINARY}},
+                "required": [FIELDS[0]],
+            },
+        },
+    },
+}
 
 
 @router.post(
     "/predict",
-    response_model=Answer,
+    response_model=Answer | Coco,
     responses={
-        200: {"description": "Mask and depth map", "content": {PNG: {"schema": _BINARY}}},
+        200: {
+            "description": "Mask and depth map, as `output` or `Accept` asks for them",
+            "content": {name: {"schema": _BINARY} for name in MEDIA_TYPES.values() if name != JSON},
+        },
         **_problems(406, 413, 415, 422, 500, 503, 504),
     },
     openapi_extra={"requestBody": _UPLOAD},
 )
-async def predict(
-    request: Request,
-    service: Service,
-    output: Annotated[Output | None, Query(description="Answer with this one PNG instead of JSON.")] = None,
-) -> Response:
+async def predict(request: Request, service: Service, options: FromQuery, output: Wanted = None) -> Response:
     """Segment a photo of a room and measure its depth.
 
-    Send the picture as the multipart field `file`, or as the body itself. The answer is JSON, or one PNG with
-    `output` or `Accept: image/png` (which alone means the mask).
+    Send the picture as the multipart field `file`, or as the body itself. All maps have its size, as seen upright.
+
+    `output` (or its media type as `Accept`) is one of
+
+    - `json`: masks, depth, and figures of every class; `coco`: run-length masks in a COCO document;
+    - one PNG: `mask` (palette, pixel = class id), `depth` (16-bit, mm, 0 = invalid), `depth_color`, `overlay`,
+      `confidence` (8-bit, 255 = certain), `unreliable` (with `min_confidence`);
+    - several files: `multipart` (multipart/mixed, the JSON first) or `zip`; `npz`: arrays for `numpy.load`;
+    - a point cloud in metres: `ply` (x to the right, y down, z forward) or `glb` (y up, looking along -z).
+
+    Depth is metric for the camera's focal length. Give it as `fx` (and `fy`, `cx`, `cy`) or `hfov`; otherwise it is
+    taken from the picture's EXIF, or else assumed to be 0.85 longer sides of the picture. The answer says which.
     """
     wanted = negotiate(request.headers.get("accept", "*/*"), output)
+    options.check(wanted)
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes)
-    body = await _unless_gone(request, service.predict(upload, wanted))
-    return Response(body, media_type=JSON if wanted is None else PNG)
+    body, media_type = await _unless_gone(request, service.predict(upload, wanted, options))
+    return Response(body, media_type=media_type)
+
+
+@router.post(
+    "/predict/batch",
+    response_model=list[Answer | Coco | ProblemBody],
+    responses={
+        200: {
+            "description": "An answer to each picture, or the problem with it, in their order",
+            "content": {MULTIPART: {"schema": _BINARY}},
+        },
+        **_problems(406, 413, 422, 500, 503),
+    },
+    openapi_extra={"requestBody": _UPLOADS},
+)
+async def predict_batch(
+    request: Request, service: Service, options: FromQuery, output: EachWanted = "json"
+) -> Response:
+    """The same for several photos at once: any number of multipart fields `files` (or `file`), within the limits.
+
+    The answer has, in their order, what `/predict` would have answered to each of them, a problem with its `status`
+    included: as a JSON array, or as multipart/mixed, whose parts have media types of their own. Outputs other than
+    `json` and `coco` come as multipart/mixed only. All parameters are for all pictures.
+    """
+    media_type = negotiate_batch(request.headers.get("accept", "*/*"), output)
+    options.check(output)
+    service.batcher.require_ready()
+    uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files)
+    answers = await _unless_gone(request, _all_answers(service, uploads, output, options))
+    if media_type == JSON:
+        return Response(b"[" + b",".join(answer.body for answer in answers) + b"]", media_type=JSON)
+    body, media_type = multipart([Part("", answer.media_type, answer.body) for answer in answers])
+    return Response(body, media_type=media_type)
+
+
+async def _all_answers(
+    service: Pipeline, uploads: Sequence[bytes], output: Output, options: Options
+) -> Sequence[Rendered]:
+    """Each holds a place of its own; they are decoded, batched and rendered like requests that come together."""
+    return await asyncio.gather(*(_answer_or_problem(service, upload, output, options) for upload in uploads))
+
+
+async def _answer_or_problem(service: Pipeline, upload: bytes, output: Output, options: Options) -> Rendered:
+    """What `/predict` would answer to this picture."""
+    try:
+        if not upload:
+            raise InvalidRequest("The picture is empty.")
+        if len(upload) > service.settings.max_bytes:
+            raise PayloadTooLarge(f"The picture has more than {service.settings.max_bytes} bytes, this server's limit.")
+        return await service.predict(upload, output, options)
+    except Problem as problem:
+        return Rendered(bytes(problem_response(problem).body), MEDIA_TYPE)
 
 
 @router.get("/health/live")
@@ -107,40 +256,7 @@ async def index() -> dict[str, str]:
     return {"name": "segdepth", "version": __version__, "docs": "/docs"}
 
 
-def negotiate(accept: str, output: Output | None) -> Output | None:
-    """Which PNG to answer with, or None for JSON.
-
-    Raises:
-        NotAcceptable: `accept` allows neither, or with `output` no PNG.
-    """
-    if output is not None:
-        if not _quality(accept, PNG):
-            raise NotAcceptable(f"output={output} is {PNG}, which Accept: {accept} does not allow.")
-        return output
-    json, png = _quality(accept, JSON), _quality(accept, PNG)
-    if not json and not png:
-        raise NotAcceptable(f"The answer is {JSON}, or {PNG} with output={'|'.join(get_args(Output))}.")
-    return None if json >= png else "mask"
-
-
-def _quality(accept: str, media_type: str) -> float:
-    """How much an Accept header wants a media type, 0 to 1; the most specific range counts (RFC 9110, 12.5.1)."""
-    ranges = [media_type, media_type.partition("/")[0] + "/*", "*/*"]
-    found: dict[str, float] = {}
-    for item in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in item.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
-        found[name] = quality
-    return next((found[r] for r in ranges if r in found), 0.0)
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Do the work, but cancel it when the client closes the connection.
 
     Raises:

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     """The largest picture, in pixels, read from its header before it is decoded."""
     max_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
     """The largest request body in bytes."""
+    max_files: Annotated[int, Field(ge=1)] = 32
+    """The most pictures in one request to /predict/batch."""
+    max_files_bytes: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
+    """The largest body of such a request in bytes; each of its pictures may have `max_bytes`."""
     max_batch: Annotated[int, Field(ge=1)] = 8
     """The most pictures the network is given at once."""
     queue_size: Annotated[int, Field(ge=1)] = 64

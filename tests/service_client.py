@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -72,6 +72,16 @@ async def serving(app: FastAPI, ready: bool = True) -> AsyncIterator[httpx.Async
 
 def fake_app(engine: FakeEngine | None = None, **settings: Any) -> FastAPI:
     return create_app(Settings(**settings), engine or FakeEngine())
+
+
+def ask(test: Callable[[httpx.AsyncClient], Awaitable[Any]], app: FastAPI | None = None, ready: bool = True) -> Any:
+    """Run a coroutine with a client of the app; gives what it gives."""
+
+    async def run() -> Any:
+        async with serving(app or fake_app(), ready) as client:
+            return await test(client)
+
+    return asyncio.run(run())
 
 
 def encode(picture: np.ndarray | Image.Image, format: str = "PNG", **options: Any) -> bytes:

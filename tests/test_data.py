@@ -165,6 +165,12 @@ def test_resampling_beyond_the_border_ignores_what_is_not_there() -> None:
     assert (out.depth[border] == 0).all()
 
 
+def test_a_border_of_less_than_half_a_pixel() -> None:
+    out = resample(coded(20, 30), Box(-0.3, -0.2, 30.3, 20.2), (20, 30))
+    assert (out.label == coded(20, 30).label).all()  # each nearest pixel is in the picture
+    assert np.abs(out.image.astype(int) - coded(20, 30).image).max() < 60  # a little of the border is mixed in
+
+
 def test_zoom_divides_depth_and_keeps_the_three_aligned() -> None:
     augment = Augmentation((40, 60), zoom=(2.0, 2.0), flip=False, color=0)
     picture = coded(80, 120)

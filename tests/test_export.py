@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from deploy import export as exporter
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.classes import NYU40
 from model.networks import NETWORKS, NetworkConfig
+from service.card import ModelCard
 from service.engine import OnnxEngine, read_card
 
 INFO: dict[str, Any] = {
@@ -110,12 +112,31 @@ def test_the_card_is_the_service_s(exported: Path) -> None:
     assert card.parameters == 3_569_337
     assert [c.name for c in card.classes] == [c.name for c in NYU40]
     assert card.input.sizes == [(96, 128), (128, 96)]
-    assert (card.depth.min_m, card.depth.max_m) == (0.5, 8.0)
+    assert (card.depth.min_m, card.depth.max_m, card.depth.focal_px) == (0.5, 8.0, None)
     assert card.training.license == "CC0-1.0"
     assert card.evaluations[0].values == {"miou": 0.5}
     assert card.agreement["batches"] == [1, 3]
     assert card.agreement["equal_labels"] >= 0.999
     assert card.agreement["max_depth_error_mm"] <= 1
+
+
+def test_the_card_says_for_which_focal_length_depth_is_metric(tmp_path: Path) -> None:
+    def focal_px(**trainings: dict[str, Any]) -> float | None:
+        paths = [
+            checkpoint(tmp_path / name, name, "mobilenet_v2", {**INFO, "training": {**INFO["training"], **training}})
+            for name, training in trainings.items()
+        ]
+        _, parts = exporter.join([exporter.load_checkpoint(path) for path in paths])
+        args = argparse.Namespace(name=None, version=None, description="", evaluation=[])
+        card = exporter.make_card(parts, 0, [(480, 640)], "fp32", args)
+        return ModelCard.model_validate_json(json.dumps(card)).depth.focal_px
+
+    # In longer sides of what was trained on, 96 x 128, whatever is served.
+    assert focal_px(mtl_ssw={"focal": 0.75}) == 96.0
+    assert focal_px(mtl_ssw={"focal": 0.0}) is None
+    assert focal_px(mtl_ssw={}) is None
+    # Of two joined checkpoints, the depth one decides.
+    assert focal_px(stl_aspp_depth={"focal": 0.8, "size": [320, 240]}, stl_aspp={"focal": 0.75}) == 256.0
 
 
 def test_no_path_of_the_exporting_machine_is_in_the_file(exported: Path) -> None:

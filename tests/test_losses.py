@@ -19,6 +19,7 @@ from training.losses import (
     normals_loss,
     segmentation_loss,
     silog_loss,
+    strided,
     valid_depth,
     valid_pixels,
     weighted_by_task,
@@ -179,6 +180,21 @@ def test_intermediate_predictions_are_upsampled_and_counted_with_their_task() ->
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
     weighted = weighted_by_task(losses, {"depth": 2.0, "normals": 10.0, "edges": 50.0})
     assert weighted.tolist() == pytest.approx([9.0, 20 / 3, 47.5 * math.log(2)])
+
+
+def test_strided_targets_are_one_pixel_of_each_square_drawn_anew() -> None:
+    torch.manual_seed(0)
+    label = torch.arange(24).view(1, 4, 6)
+    targets = {"image": torch.rand(1, 3, 4, 6), "label": label, "depth": label / 10, "name": ["a"]}
+    seen = set()
+    for _ in range(40):
+        few = strided(targets, 2)
+        assert few["image"] is targets["image"] and few["name"] == ["a"]
+        first = int(few["label"][0, 0, 0])
+        assert torch.equal(few["label"], first + torch.tensor([[[0, 2, 4], [12, 14, 16]]]))
+        assert torch.equal(few["depth"], few["label"] / 10)
+        seen.add(first)
+    assert seen == {0, 1, 6, 7}
 
 
 def test_parts_of_a_batch_add_up_to_the_whole() -> None:

@@ -164,6 +164,17 @@ def test_a_finite_gradient_reaches_every_parameter(name: str, backbone: str) -> 
     assert not without
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_stride_makes_the_maps_of_training_smaller(name: str) -> None:
+    network = build(name)
+    network.training_stride = 2
+    full = network(picture())
+    network.train()
+    small = network(picture())
+    for task in network.tasks:
+        assert full[task].shape[2:] == (64, 96) and small[task].shape[2:] == (32, 48)
+
+
 def test_tasks() -> None:
     with torch.device("meta"):
         tasks = {name: NetworkConfig(name, "resnet18", FIVE).build().tasks for name in NETWORKS}

@@ -132,6 +132,8 @@ def test_attribution_names_the_models_that_are_seen(tmp_path: Path) -> None:
     assert "unused" not in text
     assert "https://creativecommons.org/licenses/by/3.0/" in text
     assert "Changes made" in text
+    credit = read_info(tmp_path / "a").attribution
+    assert all(f"Author of {key}" in credit for key in MODELS.values()) and "unused" not in credit
     write(tmp_path / "b", count=4)  # training rooms only
     text = (tmp_path / "b" / "ATTRIBUTION.txt").read_text()
     assert MODELS["train"] in text

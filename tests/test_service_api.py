@@ -6,7 +6,6 @@ import asyncio
 import base64
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,13 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from service_client import FakeEngine, check_problem, encode, fake_app, opened, quadrants, serving
+from service_client import FakeEngine, check_problem, encode, fake_app, opened, quadrants
+from service_client import ask as call
 
 from service.errors import NotAcceptable
-from service.routes import negotiate
+from service.outputs import negotiate
 
 PICTURE = encode(quadrants())
-
-
-def call(test: Callable[[httpx.AsyncClient], Awaitable[Any]], app: FastAPI | None = None, ready: bool = True) -> Any:
-    """Run a test's coroutine with a client of the app."""
-
-    async def run() -> Any:
-        async with serving(app or fake_app(), ready) as client:
-            return await test(client)
-
-    return asyncio.run(run())
 
 
 def post(data: bytes = PICTURE, path: str = "/predict", app: FastAPI | None = None, **options: Any) -> httpx.Response:
@@ -48,7 +38,7 @@ def test_json_answer_is_as_documented() -> None:
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     body = response.json()
-    assert list(body) == ["width", "height", "segmentation", "depth", "model", "timing_ms"]
+    assert list(body) == ["width", "height", "segmentation", "depth", "camera", "model", "timing_ms"]
     assert (body["width"], body["height"]) == (64, 48)
 
     labels = png_of(body["segmentation"]["mask_png"])
@@ -77,7 +67,18 @@ def test_json_answer_is_as_documented() -> None:
         "color": [50, 20, 20],
         "pixels": 24 * 32,
         "fraction": 0.25,
-        "median_depth_m": float(np.median(depth[:24, :32])) / 1000,
+        "median_depth_m": round(float(np.median(depth[:24, :32])) / 1000, 4),
+        "p5_depth_m": round(float(np.percentile(depth[:24, :32], 5)) / 1000, 4),
+        "p95_depth_m": round(float(np.percentile(depth[:24, :32], 95)) / 1000, 4),
+        "nearest": {"u": 0, "v": 0, "depth_m": 1.0},
+        "area_m2": round(float(((depth[:24, :32] / 1000.0) ** 2).sum()) / 54.4**2, 4),
+    }
+    assert classes[3]["nearest"] == {"u": 32, "v": 24, "depth_m": 1.272}
+    assert list(body["segmentation"]) == ["mask_png", "classes", "unreliable_fraction"]
+    assert body["segmentation"]["unreliable_fraction"] is None
+    assert body["camera"] == {
+        **{"fx": 54.4, "fy": 54.4, "cx": 31.5, "cy": 23.5},
+        **{"hfov_deg": 60.9311, "source": "assumed"},
     }
     assert body["model"] == {
         "name": "tiny",
@@ -106,7 +107,8 @@ def test_no_valid_depth() -> None:
 
     body = post(app=fake_app(Blind())).json()
     assert (body["depth"]["min_m"], body["depth"]["max_m"]) == (None, None)
-    assert {c["median_depth_m"] for c in body["segmentation"]["classes"]} == {None}
+    for name, nothing in [("median_depth_m", None), ("p5_depth_m", None), ("nearest", None), ("area_m2", 0)]:
+        assert [c[name] for c in body["segmentation"]["classes"]] == [nothing] * 4
 
 
 def test_multipart_is_the_same_as_raw() -> None:
@@ -137,7 +139,10 @@ def test_answers_have_the_size_of_the_upload(height: int, width: int) -> None:
 
 @pytest.mark.parametrize(
     ("output", "mode", "kind"),
-    [("mask", "P", 3), ("depth", "I;16", 0), ("depth_color", "P", 3), ("overlay", "RGB", 2)],
+    [
+        *[("mask", "P", 3), ("depth", "I;16", 0), ("depth_color", "P", 3), ("overlay", "RGB", 2)],
+        *[("confidence", "L", 0), ("unreliable&min_confidence=0.5", "L", 0)],
+    ],
 )
 def test_one_png(output: str, mode: str, kind: int) -> None:
     response = post(encode(quadrants(20, 30)), f"/predict?output={output}", headers={"accept": "image/png"})
@@ -162,25 +167,37 @@ def test_png_equals_json() -> None:
 @pytest.mark.parametrize(
     ("accept", "output", "wanted"),
     [
-        ("*/*", None, None),
-        ("application/json", None, None),
+        ("*/*", None, "json"),
+        ("application/json", None, "json"),
         ("image/png", None, "mask"),
         ("image/*;q=0.5", None, "mask"),
-        ("image/png, application/json", None, None),
+        ("image/png, application/json", None, "json"),
         ("image/png, application/json;q=0.5", None, "mask"),
         ("application/json;q=0, */*", None, "mask"),
-        ("text/html,application/xml;q=0.9,*/*;q=0.8", None, None),
+        ("text/html,application/xml;q=0.9,*/*;q=0.8", None, "json"),
         ("*/*", "depth", "depth"),
         ("IMAGE/PNG", "overlay", "overlay"),
+        ("multipart/mixed", None, "multipart"),
+        ("multipart/*, application/json;q=0.9", None, "multipart"),
+        ("application/zip", None, "zip"),
+        ("application/*", None, "json"),
+        ("application/x-npz", None, "npz"),
+        ("application/x-ply", None, "ply"),
+        ("model/*, image/png;q=0.1", None, "glb"),
+        ("model/gltf-binary", "glb", "glb"),
+        ("application/json", "coco", "coco"),
     ],
 )
-def test_negotiation(accept: str, output: Any, wanted: str | None) -> None:
+def test_negotiation(accept: str, output: Any, wanted: str) -> None:
     assert negotiate(accept, output) == wanted
 
 
 @pytest.mark.parametrize(
     ("accept", "output"),
-    [("text/html", None), ("application/json", "mask"), ("image/png;q=0", "mask"), ("", None), ("*/*;q=x", None)],
+    [
+        *[("text/html", None), ("application/json", "mask"), ("image/png;q=0", "mask"), ("", None), ("*/*;q=x", None)],
+        *[("image/png", "json"), ("application/zip", "npz"), ("model/gltf-binary", "ply"), ("image/*", "coco")],
+    ],
 )
 def test_not_acceptable(accept: str, output: Any) -> None:
     with pytest.raises(NotAcceptable):
@@ -208,9 +225,19 @@ def test_other_routes() -> None:
         openapi = (await client.get("/openapi.json")).json()
         predict = openapi["paths"]["/predict"]["post"]
         assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
-        assert set(predict["responses"]["200"]["content"]) == {"application/json", "image/png"}
-        assert "Answer" in openapi["components"]["schemas"]
+        assert set(predict["responses"]["200"]["content"]) == {
+            *("application/json", "image/png", "multipart/mixed", "application/zip"),
+            *("application/x-npz", "application/x-ply", "model/gltf-binary"),
+        }
+        assert {"Answer", "Coco"} <= set(openapi["components"]["schemas"])
         assert set(predict["responses"]["422"]["content"]) == {"application/problem+json"}
+        parameters = {"output", "fx", "fy", "cx", "cy", "hfov", "pictures", "color", "max_points", "min_confidence"}
+        batch = openapi["paths"]["/predict/batch"]["post"]
+        for operation in (predict, batch):
+            assert {p["name"] for p in operation["parameters"]} == parameters
+            assert all(p["description"] for p in operation["parameters"])
+        assert set(batch["requestBody"]["content"]) == {"multipart/form-data"}
+        assert set(batch["responses"]["200"]["content"]) == {"application/json", "multipart/mixed"}
 
     call(test)
 

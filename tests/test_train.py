@@ -152,6 +152,7 @@ def test_stopped_within_an_epoch_and_resumed_equals_straight(boxes: Path, tmp_pa
         (("--network", "nddr_cnn", "--single-task", "a", "b"), "a: no such checkpoint"),
         (("--network", "stl_aspp", "--weighting", "famo"), "this network has only segmentation"),
         (("--weighting", "pcgrad", "--compile"), "--weighting pcgrad needs a gradient per task"),
+        (("--loss-stride", "5"), "--loss-stride 5 does not divide the training size 48x64"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_line(boxes: Path, tmp_path: Path, more: tuple[str, ...], reason: str) -> None:
@@ -230,7 +231,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         ("--weighting", "dwa", "--preset", "strong", "--warmup", "2", "--epochs", "2"),
         ("--weighting", "famo", "--optimizer", "adamw", "--weight-decay", "0.1", "--clip", "0.5"),
         ("--weighting", "gradnorm", "--network", "mtl"),
-        ("--weighting", "pcgrad", "--network", "pad_net"),
+        ("--weighting", "pcgrad", "--network", "pad_net", "--loss-stride", "2"),
         ("--weighting", "cagrad", "--network", "nddr_cnn", "--single-task", "none", "--exchange-lr", "10"),
     ],
     ids=lambda more: more[1],

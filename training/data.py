@@ -63,6 +63,7 @@ class DatasetInfo:
         intrinsics: fx, fy, cx, cy in pixels by picture name; may be empty.
         cameras: Name of the camera by picture name, where figures per camera make sense; may be empty.
         depth_kind: "raw" (as the sensor gave it), "filled" (holes inpainted), or "" where nothing is said.
+        attribution: What the licences of what the pictures show ask to be said of a model trained on them; may be "".
     """
 
     root: Path
@@ -73,6 +74,7 @@ class DatasetInfo:
     intrinsics: dict[str, tuple[float, float, float, float]]
     cameras: dict[str, str] = field(default_factory=dict)
     depth_kind: str = ""
+    attribution: str = ""
 
 
 def read_info(root: Path) -> DatasetInfo:
@@ -101,6 +103,7 @@ def read_info(root: Path) -> DatasetInfo:
             intrinsics={str(k): tuple(v) for k, v in raw.get("intrinsics", {}).items()},
             cameras={str(k): str(v) for k, v in raw.get("cameras", {}).items()},
             depth_kind=str(raw.get("depth", {}).get("kind", "")),
+            attribution=str(raw.get("attribution", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: incomplete or wrong: {error!r}") from None

@@ -32,6 +32,17 @@ def valid_normals(normals: Tensor) -> Tensor:
     return (normals != 0).any(dim=1)
 
 
+def strided(targets: Mapping[str, Any], stride: int) -> dict[str, Any]:
+    """Targets at one of `stride` × `stride` pixels, their maps so many times smaller; the picture stays as it is.
+
+    Which of the pixels is drawn anew each time: a map of the network that is `stride` times smaller than the picture
+    lies between them, and so it is right in the mean.
+    """
+    top, left = (int(x) for x in torch.randint(stride, (2,)))
+    maps = ("label", "depth", "normals", "edges")
+    return {name: t[..., top::stride, left::stride] if name in maps else t for name, t in targets.items()}
+
+
 def valid_pixels(targets: Mapping[str, Any]) -> dict[str, Tensor]:
     """By task, what its loss is to be divided by: the number of valid pixels, at least 1.
 

@@ -49,7 +49,7 @@ from training import parallel
 from training.augment import Augmentation, Picture
 from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, read_info
 from training.evaluate import evaluate, format_result, predict
-from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, valid_pixels, weighted_by_task
+from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
 from training.weighting import WEIGHTINGS, backward_per_task, check_combination
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -115,6 +115,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--loss-weights", type=float, nargs=2, default=(1.0, 1.0), metavar=("SEG", "DEPTH"))
     add("--auxiliary-weights", type=float, nargs=2, default=(10.0, 50.0), metavar=("NORMALS", "EDGES"))
     add("--depth-loss", choices=DEPTH_LOSSES, default="l1")
+    add(
+        "--loss-stride",
+        type=int,
+        default=1,
+        metavar="N",
+        help="losses on one of NxN pixels: with 2, a small network trains almost twice as fast on a CPU",
+    )
     add("--class-balance", type=float, default=0.0, metavar="P", help="weigh classes by (1 / frequency)^P; 0 = equally")
     add(
         "--focal",
@@ -142,8 +149,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.auxiliary_weights = tuple(args.auxiliary_weights)
     if args.batch_size < 2:
         parser.error("--batch-size: batch normalisation over 1x1 maps needs at least 2 pictures")
-    if min(args.epochs, args.eval_every, args.accumulate, args.log_every) < 1:
-        parser.error("--epochs, --eval-every, --log-every and --accumulate must be at least 1")
+    if min(args.epochs, args.eval_every, args.accumulate, args.log_every, args.loss_stride) < 1:
+        parser.error("--epochs, --eval-every, --log-every, --accumulate and --loss-stride must be at least 1")
     if not 0 < args.zoom[0] <= args.zoom[1]:
         parser.error("--zoom: give 0 < MIN <= MAX")
     if not (0 <= args.ema < 1 and args.warmup >= 0 and args.clip >= 0 and args.exchange_lr > 0):
@@ -327,6 +334,8 @@ def train(args: argparse.Namespace) -> int:
     )
     as_it_is = FolderDataset(info, args.train_split)
     size = args.size or as_it_is.read(as_it_is.names[0]).label.shape
+    if any(side % args.loss_stride for side in size):
+        raise TrainingError(f"--loss-stride {args.loss_stride} does not divide the training size {size[0]}x{size[1]}")
     augmentation = Augmentation(size, zoom=args.zoom, color=args.color)
     train_set = FolderDataset(info, args.train_split, augmentation, args.seed, network.auxiliary_tasks, args.focal)
     val_set = None if args.val_split == "none" else FolderDataset(info, args.val_split)
@@ -349,6 +358,7 @@ def train(args: argparse.Namespace) -> int:
     optimizer = make_optimizer(network, args)
     if former is None:
         load_start(network, args, info.classes)
+    network.training_stride = args.loss_stride
     network.to(device).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
     ema = copy.deepcopy(network).eval() if args.ema else None
@@ -400,6 +410,7 @@ def train(args: argparse.Namespace) -> int:
             "data": {
                 "name": info.name,
                 "license": info.license,
+                "attribution": info.attribution,
                 "pictures": len(train_set),
                 "min_depth_m": depth_range[0],
                 "max_depth_m": depth_range[1],
@@ -451,6 +462,8 @@ def train(args: argparse.Namespace) -> int:
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * group["factor"] * schedule(step, steps, args.warmup)
             tensors = {k: v.to(device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
+            if args.loss_stride > 1:
+                tensors = strided(tensors, args.loss_stride)
             pixels = valid_pixels(tensors)
             optimizer.zero_grad(set_to_none=True)
             named: dict[str, Tensor] = {}  # losses of the whole batch, for the log

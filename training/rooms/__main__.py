@@ -24,7 +24,7 @@ from training.rooms.catalogue import Catalogue, FurnitureError, find_libraries, 
 from training.rooms.dataset import RoomError, RoomMaker, rare_classes, write_dataset
 
 FURNITURE = Path("/usr/share/sweethome3d/furniture")
-SHEET = 24
+SHEET = 48
 
 
 def positive(text: str) -> int:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--workers", type=positive, default=1, help="processes of one thread each (default 1)")
     parser.add_argument("--cache", type=Path, help="where converted furniture is kept (default .furniture beside OUT)")
-    parser.add_argument("--sheet", type=Path, help=f"also write a PNG of the first {SHEET} pictures")
+    parser.add_argument("--sheet", type=Path, help=f"also write a picture of the first {SHEET}, .png or .jpg")
     a = parser.parse_args(arguments)
     cache = a.cache or a.out.absolute().parent / ".furniture"
     started = time.monotonic()
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"median of the pictures' median depths: {dataset['median_depth_m']} m")
     print(f"{a.out}: {a.count} pictures, {time.monotonic() - started:.0f} s")
     if a.sheet and a.count:
-        sheet = contact_sheet(a.out, min(a.count, SHEET))
+        sheet = contact_sheet(a.out, min(a.count, SHEET), columns=6)
         sheet.thumbnail((2880, 2880))
         sheet.save(a.sheet)
 

@@ -230,8 +230,8 @@ def write_dataset(
             killed = "a worker process was killed (out of memory?); run again to go on where it stopped"
             raise RoomError(killed) from None
 
-    dataset = describe(out, count, maker.views, settings)
     used = {key for room in rooms for picture in _room(out, room).values() for key in picture["models"]}
+    dataset = describe(out, count, maker.views, settings) | {"attribution": credit(catalogue, used)}
     with atomic(out / "ATTRIBUTION.txt") as temporary:
         temporary.write_text(attribution(catalogue, used), encoding="utf-8")
     write_json(dataset_file, dataset)
@@ -276,6 +276,15 @@ def describe(out: Path, count: int, views: int, settings: dict[str, Any]) -> dic
 def rare_classes(dataset: dict[str, Any]) -> list[str]:
     """The classes with less than LEAST_SHARE of all pixels."""
     return [name for name, share in dataset["class_share"].items() if share < LEAST_SHARE]
+
+
+def credit(catalogue: Catalogue, used: set[str]) -> str:
+    """What `attribution` says, in one sentence, for a model card: the authors whose licences ask to be named."""
+    authors = sorted({m.author for m in catalogue.models if m.key in used and m.license.startswith("CC-BY")})
+    return (
+        "Trained on pictures that show furniture models of Sweet Home 3D's libraries, under CC-BY 3.0 by "
+        f"{'; '.join(authors)}; and under CC0 1.0 by others. ATTRIBUTION.txt of the data set names every model."
+    )
 
 
 def attribution(catalogue: Catalogue, used: set[str]) -> str:

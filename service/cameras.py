@@ -1,0 +1,153 @@
+"""The camera of a picture: its intrinsics, and how they make depth metric.
+
+What a network sees of a thing is its apparent size: as many pixels may be a near thing before a short lens or a far one
+before a long lens. So depth learned with one focal length is right for another one in proportion to it (Facil et al.,
+"CAM-Convs", CVPR 2019; Yin et al., "Metric3D", ICCV 2023).
+
+Where the focal length comes from, the first that is there: the request, the picture's EXIF, an assumption.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from service.errors import InvalidRequest
+from service.images import INVALID_DEPTH, Letterbox, Size, UInt16, sniff
+
+TYPICAL_FOCAL = 0.85
+"""In longer sides of the picture. Main cameras of phones have 0.72 to 0.75, Kinects 0.81 to 0.9, headsets 0.92."""
+FOCAL_RANGE = (1 / 20, 100.0)
+"""Of a request, in longer sides: a field of view of 169 degrees, and a telescope."""
+HFOV_RANGE = (1.0, 179.0)
+"""Of a request, in degrees, exclusive."""
+EXIF_RANGE = (10.0, 400.0)
+"""Of EXIF, in mm; a phone writes 0 for "unknown", and editing programs write all sorts of things."""
+FILM_DIAGONAL = math.hypot(36.0, 24.0)
+"""Of 35 mm film, in mm."""
+
+Source = Literal["request", "exif", "assumed"]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole intrinsics in pixels of the uploaded picture as seen upright; the centres of pixels are whole numbers."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    source: Source
+
+    def hfov_deg(self, width: int) -> float:
+        """The angle in degrees between the left and the right edge of a picture that is `width` pixels wide."""
+        left, right = self.cx + 0.5, width - 0.5 - self.cx
+        return math.degrees(math.atan(left / self.fx) + math.atan(right / self.fx))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a request says of its camera, in pixels of the picture as seen upright; `hfov` in degrees of its width.
+
+    Raises:
+        InvalidRequest: parts that contradict each other, or are of no use alone.
+    """
+
+    fx: float | None = None
+    fy: float | None = None
+    cx: float | None = None
+    cy: float | None = None
+    hfov: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fx is not None and self.hfov is not None:
+            raise InvalidRequest("fx and hfov say the same thing; give one of them.")
+        if self.fx is None and any(value is not None for value in (self.fy, self.cx, self.cy)):
+            raise InvalidRequest("fy, cx and cy are of no use without fx; give fx as well.")
+
+
+def camera_of(upload: bytes, size: Size, given: Given) -> Camera:
+    """The camera of an uploaded file, whose picture has `size` (height, width) as seen upright.
+
+    Raises:
+        InvalidRequest: the request's values are impossible for a picture of this size.
+    """
+    height, width = size
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    if given.hfov is not None:
+        if not HFOV_RANGE[0] < given.hfov < HFOV_RANGE[1]:  # also where it is not a number
+            raise InvalidRequest(f"hfov is {given.hfov:g} degrees; it must be between 1 and 179.")
+        focal = width / 2 / math.tan(math.radians(given.hfov) / 2)
+        return _checked(Camera(focal, focal, cx, cy, "request"), size)
+    if given.fx is not None:
+        fy = given.fx if given.fy is None else given.fy
+        cx, cy = cx if given.cx is None else given.cx, cy if given.cy is None else given.cy
+        return _checked(Camera(given.fx, fy, cx, cy, "request"), size)
+    film_mm = exif_focal_35mm(upload)
+    if film_mm is not None:
+        focal = film_mm / FILM_DIAGONAL * math.hypot(width, height)
+        return Camera(focal, focal, cx, cy, "exif")
+    focal = TYPICAL_FOCAL * max(size)
+    return Camera(focal, focal, cx, cy, "assumed")
+
+
+def _checked(camera: Camera, size: Size) -> Camera:
+    height, width = size
+    low, high = (limit * max(size) for limit in FOCAL_RANGE)
+    for name, focal in (("fx", camera.fx), ("fy", camera.fy)):
+        if not low <= focal <= high:
+            raise InvalidRequest(
+                f"A focal length {name} of {focal:g} pixels is impossible for a picture of {width} x {height}; it must "
+                f"be between {low:g} and {high:g} pixels."
+            )
+    for name, centre, side in (("cx", camera.cx, width), ("cy", camera.cy, height)):
+        if not -side <= centre <= 2 * side:
+            raise InvalidRequest(
+                f"A principal point {name} of {centre:g} is too far outside a picture of {width} x {height}; it must "
+                f"be between {-side} and {2 * side}."
+            )
+    return camera
+
+
+def exif_focal_35mm(upload: bytes) -> float | None:
+    """The EXIF tag FocalLengthIn35mmFilm of a picture file, in mm, or None where it is missing or makes no sense.
+
+    Only the header is read; EXIF behind a PNG's pixels is not found.
+    """
+    name = sniff(upload)
+    try:
+        with Image.open(io.BytesIO(upload), formats=[str(name)]) as image:
+            # Asked for EXIF that it has not met yet, the PNG plugin would decode the pixels to get behind them.
+            if name == "PNG" and "exif" not in image.info:
+                return None
+            focal = float(image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm])
+    except Exception:  # A picture with corrupt EXIF is still a picture, and Pillow raises nearly anything on it.
+        return None
+    return focal if EXIF_RANGE[0] <= focal <= EXIF_RANGE[1] else None
+
+
+def metric_depth(depth: UInt16, camera: Camera, box: Letterbox, focal_px: float | None) -> UInt16:
+    """Depth in mm of a canvas, uint16 [h, w], for the picture's own camera.
+
+    Args:
+        depth: as the network gives it, 0 = invalid.
+        box: where the picture lies in the canvas.
+        focal_px: of the model card: the focal length in canvas pixels that the network's depth is for, or None where
+            its depth is to be taken as it is.
+    """
+    if focal_px is None:
+        return depth
+    scale = min(box.canvas[0] / box.size[0], box.canvas[1] / box.size[1])
+    table = np.arange(65536, dtype=np.float32)
+    table *= np.float32(camera.fx * scale / focal_px)
+    np.rint(table, out=table)
+    # What was valid stays so, even where it is too near or too far for 16 bits.
+    np.clip(table, 1, 65535, out=table)
+    table[INVALID_DEPTH] = INVALID_DEPTH
+    scaled: UInt16 = table.astype(np.uint16)[depth]
+    return scaled

@@ -1,0 +1,178 @@
+"""POST /predict/batch: several pictures, an answer to each."""
+
+from __future__ import annotations
+
+import email
+import json
+from email.message import Message
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from service_client import FakeEngine, ask, check_problem, encode, fake_app, quadrants
+from service_process import Server
+
+RED, GREEN = (encode(np.full((20, 30, 3), color, np.uint8)) for color in ((255, 0, 0), (0, 255, 0)))
+PICTURE = encode(quadrants())
+
+
+def several(*pictures: bytes, field: str = "files") -> list[tuple[str, tuple[str, bytes]]]:
+    return [(field, (f"{k}.png", picture)) for k, picture in enumerate(pictures)]
+
+
+def post(files: Any, query: str = "", accept: str = "*/*", engine: FakeEngine | None = None, **settings: Any) -> Any:
+    return ask(
+        lambda c: c.post(f"/predict/batch?{query}", files=files, headers={"accept": accept}),
+        fake_app(engine, **settings),
+    )
+
+
+def parts_of(response: httpx.Response) -> list[Message]:
+    text = b"Content-Type: " + response.headers["content-type"].encode() + b"\r\n\r\n" + response.content
+    message = email.message_from_bytes(text)
+    assert message.is_multipart() and not message.defects
+    return message.get_payload()  # type: ignore[return-value]
+
+
+def found(answer: dict[str, Any]) -> list[int]:
+    return [c["id"] for c in answer["segmentation"]["classes"]]
+
+
+@pytest.mark.parametrize("field", ["files", "file"])
+def test_answers_in_order(field: str) -> None:
+    response = post(several(RED, PICTURE, GREEN, field=field), "pictures=false&fx=50")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    answers = response.json()
+    assert [(a["width"], a["height"], found(a)) for a in answers] == [
+        (30, 20, [1]),
+        (64, 48, [1, 2, 4, 7]),
+        (30, 20, [2]),
+    ]
+    assert {a["camera"]["fx"] for a in answers} == {50}
+    assert {a["depth"]["depth_png"] for a in answers} == {None}
+
+
+def test_both_fields_are_mixed_in_order() -> None:
+    files = [*several(RED), *several(GREEN, field="file"), *several(RED), ("other", ("x", b"ignored"))]
+    assert [found(a) for a in post(files).json()] == [[1], [2], [1]]
+
+
+def test_an_error_spoils_only_its_own_part() -> None:
+    truncated = encode(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8))[:3000]
+    answers = post(several(RED, b"text", truncated, b"", bytes(20_000), GREEN), max_bytes=10_000).json()
+    assert [a.get("status") for a in answers] == [None, 415, 422, 422, 413, None]
+    assert [a["type"].rpartition(":")[2] for a in answers[1:5]] == [
+        "unsupported-image",
+        "broken-image",
+        "invalid-request",
+        "too-large",
+    ]
+    assert all(a["title"] and a["detail"] for a in answers[1:5])
+    assert [found(answers[0]), found(answers[5])] == [[1], [2]]
+
+
+def test_a_camera_that_does_not_fit_one_picture() -> None:
+    fits, does_not = post(several(PICTURE, encode(np.zeros((4, 4, 3), np.uint8))), "fx=500").json()
+    assert fits["camera"]["fx"] == 500
+    assert (does_not["status"], "impossible" in does_not["detail"]) == (422, True)
+
+
+def test_multipart() -> None:
+    response = post(several(RED, b"text", GREEN), accept="multipart/mixed")
+    first, second, third = parts_of(response)
+    assert first.get_content_type() == third.get_content_type() == "application/json"
+    assert found(json.loads(third.get_payload(decode=True))) == [2]
+    assert second.get_content_type() == "application/problem+json"
+    assert json.loads(second.get_payload(decode=True))["status"] == 415
+
+
+@pytest.mark.parametrize(
+    ("output", "media_type"), [("mask", "image/png"), ("npz", "application/x-npz"), ("multipart", "multipart/mixed")]
+)
+def test_other_outputs_come_as_multipart(output: str, media_type: str) -> None:
+    response = post(several(PICTURE, RED), f"output={output}")
+    assert response.headers["content-type"].startswith("multipart/mixed; ")
+    first, second = parts_of(response)
+    assert first.get_content_type() == second.get_content_type() == media_type
+    if output == "mask":
+        single = ask(lambda c: c.post("/predict?output=mask", content=PICTURE))
+        assert first.get_payload(decode=True) == single.content
+    if output == "multipart":
+        assert [part.get_filename() for part in first.get_payload()][:2] == ["metadata.json", "mask.png"]  # type: ignore
+
+
+def test_coco_comes_as_json() -> None:
+    first, second = post(several(PICTURE, RED), "output=coco").json()
+    assert [len(a["annotations"]) for a in (first, second)] == [4, 1]
+
+
+def test_negotiation() -> None:
+    assert post(several(RED), accept="application/json;q=0.5, multipart/*").headers["content-type"].startswith("multi")
+    check_problem(post(several(RED), accept="image/png"), 406)
+    check_problem(post(several(RED), "output=mask", accept="application/json"), 406)
+    check_problem(post(several(RED), "output=mask", accept="image/png"), 406)
+    check_problem(post(several(RED), "output=unreliable"), 422)
+    check_problem(post(several(RED), "output=video"), 422)
+
+
+def test_limits() -> None:
+    assert len(post(several(RED, RED), max_files=2).json()) == 2
+    problem = check_problem(post(several(RED, RED, RED), max_files=2), 422)
+    assert "Maximum number of files is 2" in problem["detail"]
+    check_problem(post(several(RED, RED), max_files_bytes=100), 413)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"content": PICTURE, "headers": {"content-type": "image/png"}}, "multipart/form-data"),
+        ({"files": {"picture": ("a.png", PICTURE)}}, "no field 'files' (it has 'picture')"),
+        ({"files": {"other": ("a.png", PICTURE)}, "data": {"files": "text"}}, "must be a file"),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data; boundary=x"}}, "no complete field"),
+        ({"content": b"nonsense", "headers": {"content-type": "multipart/form-data"}}, "cannot be read"),
+    ],
+)
+def test_forms(request_: dict[str, Any], reason: str) -> None:
+    assert reason in check_problem(ask(lambda c: c.post("/predict/batch", **request_)), 422)["detail"]
+
+
+def test_each_picture_holds_a_place_of_its_own() -> None:
+    answers = post(several(RED, RED, GREEN), queue_size=2).json()
+    assert [a.get("status") for a in answers] == [None, None, 503]
+    assert answers[2]["type"] == "urn:segdepth:problem:overloaded"
+
+
+def test_pictures_of_a_batch_reach_the_network_together() -> None:
+    engine = FakeEngine()
+    answers = post(several(*[PICTURE] * 12), engine=engine, max_batch=4).json()
+    assert [found(a) for a in answers] == [[1, 2, 4, 7]] * 12
+    assert sum(len(batch) for batch in engine.batches) == 12
+    assert max(len(batch) for batch in engine.batches) <= 4
+
+
+def test_a_failing_engine_is_a_problem_of_each() -> None:
+    engine = FakeEngine()
+    engine.fail = True
+    answers = post(several(RED, GREEN), engine=engine).json()
+    assert [(a["status"], a["type"].rpartition(":")[2]) for a in answers] == [(500, "inference-failed")] * 2
+
+
+def test_a_real_server(server: Server) -> None:
+    files = [*several(*[RED, GREEN] * 4), ("files", ("a.txt", b"text"))]
+    answers = httpx.post(f"{server.url}/predict/batch?pictures=false", files=files, timeout=30).json()
+    assert [found(a) for a in answers[:8]] == [[1], [2]] * 4
+    assert answers[8]["status"] == 415
+
+
+def test_not_ready_is_503() -> None:
+    engine = FakeEngine()
+    engine.warm_gate.clear()
+
+    async def test(client: httpx.AsyncClient) -> httpx.Response:
+        try:
+            return await client.post("/predict/batch", files=several(RED))
+        finally:
+            engine.warm_gate.set()
+
+    check_problem(ask(test, fake_app(engine), ready=False), 503)

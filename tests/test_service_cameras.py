@@ -1,0 +1,276 @@
+"""The camera of a request: where its intrinsics come from, what is refused, and depth made metric by them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from service_client import FakeEngine, ask, check_problem, encode, opened, quadrants
+from service_onnx import card, write_model
+from service_process import start
+
+from benchmarks import served_quality
+from service.app import create_app
+from service.cameras import Camera, Given, camera_of, exif_focal_35mm, metric_depth
+from service.card import ModelCard
+from service.errors import InvalidRequest
+from service.images import letterbox
+from service.settings import Settings
+
+PICTURE = encode(quadrants())
+
+
+def with_exif(focal: Any, picture: np.ndarray | None = None, format: str = "JPEG", orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "maker"
+    exif.get_ifd(0x8769)[0xA405] = focal
+    return encode(quadrants() if picture is None else picture, format, exif=exif.tobytes())
+
+
+# --- where it comes from
+
+
+def test_the_request_goes_first() -> None:
+    photo = with_exif(26)
+    assert camera_of(photo, (480, 640), Given(500, 510, 320.5, 239)) == Camera(500, 510, 320.5, 239, "request")
+    assert camera_of(photo, (480, 640), Given(500)) == Camera(500, 500, 319.5, 239.5, "request")
+
+
+def test_a_field_of_view_of_90_degrees_is_half_the_width() -> None:
+    camera = camera_of(b"", (480, 640), Given(hfov=90))
+    assert camera == Camera(pytest.approx(320), pytest.approx(320), 319.5, 239.5, "request")
+    assert camera.hfov_deg(640) == pytest.approx(90)
+
+
+def test_the_field_of_view_of_a_camera_that_looks_aside() -> None:
+    # 100 pixels to the left of the axis and none to its right.
+    assert Camera(100, 100, 99.5, 0, "request").hfov_deg(100) == pytest.approx(45)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif(format: str) -> None:
+    camera = camera_of(with_exif(26, format=format), (3000, 4000), Given())
+    focal = 26 / math.sqrt(36**2 + 24**2) * 5000
+    assert camera == Camera(pytest.approx(focal), pytest.approx(focal), 1999.5, 1499.5, "exif")
+    assert focal == pytest.approx(3004.6, abs=0.1)
+
+
+@pytest.mark.parametrize(("focal", "read"), [(9, None), (10, 10.0), (400, 400.0), (401, None), (0, None)])
+def test_only_sensible_exif_counts(focal: int, read: float | None) -> None:
+    assert exif_focal_35mm(with_exif(focal)) == read
+    assert camera_of(with_exif(focal), (48, 64), Given()).source == ("assumed" if read is None else "exif")
+
+
+def test_corrupt_exif_is_ignored() -> None:
+    photo = with_exif(26)
+    for start_of_exif in (photo.index(b"Exif") + 6, photo.index(b"Exif") + 14):
+        for rubbish in (b"\xff" * 12, b"\x00" * 12, b"II*\x00\xff\xff\xff\xff"):
+            broken = photo[:start_of_exif] + rubbish + photo[start_of_exif + len(rubbish) :]
+            assert exif_focal_35mm(broken) is None
+    for text in ("wide", "nan", "inf"):
+        assert exif_focal_35mm(with_exif(text)) is None
+    assert exif_focal_35mm(PICTURE) is None
+    assert exif_focal_35mm(b"no picture") is None
+
+
+def test_exif_is_read_without_decoding_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any) -> None:
+        raise AssertionError("decoded")
+
+    photos = [with_exif(26), with_exif(26, format="PNG"), with_exif(26, format="WEBP"), PICTURE]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert [exif_focal_35mm(photo) for photo in photos] == [26, 26, 26, None]
+
+
+def test_else_a_typical_camera_is_assumed() -> None:
+    assert camera_of(PICTURE, (100, 40), Given()) == Camera(85, 85, 19.5, 49.5, "assumed")
+
+
+# --- what is refused
+
+IMPOSSIBLE = {
+    "no focal length": ("fx=0", "fx"),
+    "negative": ("fx=-500", "fx"),
+    "not a number": ("fx=nan", "fx"),
+    "infinite": ("fx=inf", "fx"),
+    "text": ("fx=wide", "fx"),
+    "over 100 times the longer side": ("fx=6401", "between 3.2 and 6400 pixels"),
+    "under 1/20 of the longer side": ("fx=3.1", "between 3.2 and 6400 pixels"),
+    "fy too": ("fx=60&fy=1e9", "focal length fy of 1e+09"),
+    "fy negative": ("fx=60&fy=-1", "fy"),
+    "fy alone": ("fy=60", "without fx"),
+    "a principal point alone": ("cx=30", "without fx"),
+    "and with a field of view": ("hfov=60&cy=30", "without fx"),
+    "left of the left neighbour": ("fx=60&cx=-64.5", "cx of -64.5 is too far"),
+    "right of the right neighbour": ("fx=60&cx=129", "between -64 and 128"),
+    "above": ("fx=60&cy=-49", "between -48 and 96"),
+    "cx not a number": ("fx=60&cx=nan", "cx"),
+    "cy infinite": ("fx=60&cy=inf", "cy"),
+    "both": ("fx=60&hfov=60", "give one of them"),
+    "hfov 1": ("hfov=1", "hfov"),
+    "hfov 179": ("hfov=179", "hfov"),
+    "hfov not a number": ("hfov=nan", "hfov"),
+    "hfov beyond any lens": ("hfov=178", "between 3.2 and 6400 pixels"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_impossible_cameras(name: str) -> None:
+    query, reason = IMPOSSIBLE[name]
+    problem = check_problem(ask(lambda c: c.post(f"/predict?{query}", content=PICTURE)), 422)
+    assert problem["type"].endswith("invalid-request")
+    assert reason in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"fx": math.nan}, {"fx": 60, "cy": math.nan}, {"hfov": 0}, {"hfov": 180}, {"hfov": math.nan}]
+)
+def test_impossible_cameras_are_also_refused_without_http(given: dict[str, float]) -> None:
+    with pytest.raises(InvalidRequest):
+        camera_of(PICTURE, (48, 64), Given(**given))
+
+
+@pytest.mark.parametrize("query", ["fx=6400", "fx=3.2", "fx=60&cx=-64&cy=96", "fx=60&cx=128&cy=-48"])
+def test_the_limits_themselves_are_allowed(query: str) -> None:
+    camera = ask(lambda c: c.post(f"/predict?{query}", content=PICTURE)).json()["camera"]
+    assert camera["source"] == "request"
+
+
+# --- metric depth
+
+
+def test_depth_goes_with_the_focal_length() -> None:
+    depth = np.array([[0, 1, 1000, 1001, 40000, 65535]], np.uint16)
+    box = letterbox((100, 600), [(10, 60)])  # the canvas shows the picture at a tenth
+    camera = Camera(300, 300, 0, 0, "request")  # 30 pixels of the canvas
+    assert metric_depth(depth, camera, box, 20.0).tolist() == [[0, 2, 1500, 1502, 60000, 65535]]
+    assert metric_depth(depth, camera, box, 90.0).tolist() == [[0, 1, 333, 334, 13333, 21845]]
+    assert metric_depth(depth, camera, box, 30.0).tolist() == depth.tolist()
+    assert metric_depth(depth, camera, box, None) is depth
+    assert metric_depth(depth, camera, box, 20.0).dtype == np.uint16
+
+
+def test_the_scale_is_that_of_the_side_that_fills_the_canvas() -> None:
+    # The other side, 60 * 3 / 3000 pixels, is rounded up to one, which would be 16 times as much.
+    box = letterbox((3000, 3), [(60, 60)])
+    assert metric_depth(np.array([[1000]], np.uint16), Camera(500, 500, 0, 0, "request"), box, 10.0) == 1000
+
+
+class Metric(FakeEngine):
+    """Its depth is for a focal length of 50 pixels of the canvas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        raw = card()
+        raw["depth"]["focal_px"] = 50.0
+        self.card = ModelCard.model_validate(raw)
+
+
+def depth_of(response: httpx.Response) -> np.ndarray:
+    return np.asarray(opened(base64.b64decode(response.json()["depth"]["depth_png"])))
+
+
+ROWS, COLUMNS = np.mgrid[:48, :64]
+RAW = 1000 + 10 * ROWS + COLUMNS
+
+
+def test_the_answer_names_the_camera_and_its_depth_is_for_it() -> None:
+    app = create_app(Settings(), Metric())
+    response = ask(lambda c: c.post("/predict?fx=100&fy=90&cx=30&cy=20", content=PICTURE), app)
+    assert np.array_equal(depth_of(response), 2 * RAW)
+    body = response.json()
+    hfov = math.degrees(math.atan(0.305) + math.atan(0.335))
+    assert body["camera"] == {
+        **{"fx": 100.0, "fy": 90.0, "cx": 30.0, "cy": 20.0},
+        **{"hfov_deg": round(hfov, 4), "source": "request"},
+    }
+    assert (body["depth"]["min_m"], body["depth"]["max_m"]) == (2.0, 3.066)
+    red = next(c for c in body["segmentation"]["classes"] if c["name"] == "red")
+    assert red["median_depth_m"] == float(np.median(2 * RAW[:24, :32])) / 1000
+    assert body["model"]["name"] == "tiny"
+
+
+def test_single_pngs_are_scaled_too() -> None:
+    app = create_app(Settings(), Metric())
+    answer = ask(lambda c: c.post("/predict?hfov=90&output=depth", content=PICTURE), app)
+    assert np.array_equal(opened(answer.content), np.rint(RAW * (32 / 50)))
+
+
+def test_a_smaller_upload_of_the_same_view_has_the_same_depth() -> None:
+    """Both fill the canvas in the same way, and the focal length in pixels halves with the picture."""
+    whole, half = (
+        ask(lambda c, q=q, p=p: c.post(f"/predict?{q}", content=p), create_app(Settings(), Metric()))
+        for q, p in [("fx=80", encode(quadrants(96, 128))), ("fx=40", encode(quadrants(48, 64)))]
+    )
+    assert np.array_equal(depth_of(half), np.rint(RAW * 0.8))
+    assert whole.json()["camera"]["hfov_deg"] == half.json()["camera"]["hfov_deg"]
+    assert abs(float(np.median(depth_of(whole))) - float(np.median(depth_of(half)))) <= 5
+
+
+def test_exif_of_a_turned_photo() -> None:
+    """Stored lying, seen upright: the width that counts is that of the upright picture."""
+    stored = np.ascontiguousarray(np.rot90(quadrants(64, 48)))
+    photo = with_exif(26, stored, orientation=6)
+    answer = ask(lambda c: c.post("/predict", content=photo), create_app(Settings(), Metric()))
+    camera = answer.json()["camera"]
+    focal = 26 / math.hypot(36, 24) * 80
+    assert (answer.json()["width"], answer.json()["height"]) == (48, 64)
+    assert camera["source"] == "exif"
+    assert (camera["fx"], camera["cx"], camera["cy"]) == (round(focal, 4), 23.5, 31.5)
+    assert camera["hfov_deg"] == round(math.degrees(2 * math.atan(24 / focal)), 4)
+    assert np.array_equal(depth_of(answer)[0, 0], np.rint(1000 * focal / 50))
+
+
+def test_without_a_focal_length_in_the_card_depth_stays_as_it_is() -> None:
+    answer = ask(lambda c: c.post("/predict?fx=100", content=PICTURE))
+    assert np.array_equal(depth_of(answer), RAW)
+    assert answer.json()["camera"]["fx"] == 100
+
+
+# --- a real server, and the benchmark that sends intrinsics
+
+
+def test_served_quality_with_and_without_intrinsics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = card()
+    raw["depth"]["focal_px"] = 50.0
+    model = write_model(tmp_path / "model.onnx", card_text=json.dumps(raw))
+    data = tmp_path / "data"
+    for folder in ("images", "labels", "depth"):
+        (data / folder).mkdir(parents=True)
+    # The tiny model says 2040 mm of yellow; the picture's camera has twice the focal length of the model's.
+    picture = np.full((48, 64, 3), (255, 255, 0), np.uint8)
+    Image.fromarray(picture).save(data / "images" / "a.png")
+    Image.fromarray(np.full((48, 64), 3, np.uint8)).save(data / "labels" / "a.png")
+    Image.fromarray(np.full((48, 64), 4080, np.uint16)).save(data / "depth" / "a.png")
+    info: dict[str, Any] = {
+        **{"format": 1, "name": "yellow", "license": "CC0-1.0", "classes": raw["classes"]},
+        **{"splits": {"test": ["a"]}, "intrinsics": {"a": [100.0, 100.0, 31.5, 23.5]}},
+    }
+    (data / "dataset.json").write_text(json.dumps(info))
+
+    def figures(*more: str) -> dict[str, float]:
+        served_quality.main(["--url", server.url, "--data", str(data), *more])
+        values: dict[str, float] = json.loads(capsys.readouterr().out)["values"]
+        return values
+
+    with start("--model", str(model)) as server:
+        server.wait_ready()
+        exact, assumed = figures("--intrinsics"), figures()
+        assert exact["miou"] == 1
+        assert exact["abs_rel"] == 0
+        # 0.85 * 64 instead of 100 pixels.
+        assert assumed["abs_rel"] == pytest.approx(1 - 0.544, abs=1e-3)
+        assert assumed["abs_rel_scaled"] == pytest.approx(0, abs=1e-6)
+        (data / "dataset.json").write_text(json.dumps({**info, "intrinsics": {}}))
+        with pytest.raises(SystemExit, match="no intrinsics for 'a'; leave out --intrinsics"):
+            figures("--intrinsics")
