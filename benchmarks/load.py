@@ -38,12 +38,11 @@ class Request:
     path: str
     body: str | None = None
     content_type: str = "image/jpeg"
-    accept: str = "*/*"
 
     def to_bytes(self, host: str) -> bytes:
         body = Path(self.body).read_bytes() if self.body else b""
         method = "POST" if self.body else "GET"
-        lines = [f"{method} {self.path} HTTP/1.1", f"Host: {host}", f"Accept: {self.accept}"]
+        lines = [f"{method} {self.path} HTTP/1.1", f"Host: {host}", "Accept: */*"]
         if body:
             lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(body)}"]
         return "\r\n".join([*lines, "", ""]).encode() + body

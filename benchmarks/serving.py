@@ -36,6 +36,8 @@ from service.engine import OnnxEngine
 from service.settings import BUNDLED_MODEL
 
 PATH = "/predict"
+NEEDS = {"unreliable": "&min_confidence=0.5"}
+"""What an output does not go without."""
 RECOVERED = 3
 """Answers in a row that are as fast as before make a recovery."""
 
@@ -57,17 +59,16 @@ def engine_alone(model: Path, device: str, threads: int, max_batch: int, seconds
     return rates
 
 
-def outputs(url: str) -> dict[str, tuple[str, str]]:
-    """What /predict offers besides JSON, by its OpenAPI document: name -> query, Accept header."""
-    operation = json.loads(get(f"{url}/openapi.json")[1])["paths"][PATH]["post"]
+def outputs(url: str) -> dict[str, str]:
+    """What /predict offers besides its JSON, by its OpenAPI document: name -> query."""
     found = {}
-    for parameter in operation.get("parameters", []):
+    for parameter in json.loads(get(f"{url}/openapi.json")[1])["paths"][PATH]["post"]["parameters"]:
+        schema = parameter["schema"]
         if parameter["name"] == "output":
-            schemas = parameter["schema"].get("anyOf", [parameter["schema"]])
-            found.update({name: (f"?output={name}", "*/*") for s in schemas for name in s.get("enum", [])})
-    for media in operation["responses"]["200"]["content"]:
-        if media not in ("application/json", "image/png"):
-            found[media] = ("", media)
+            names = [name for one in schema.get("anyOf", [schema]) for name in one.get("enum", [])]
+            found.update({name: f"?output={name}{NEEDS.get(name, '')}" for name in names if name != "json"})
+        elif parameter["name"] == "pictures":
+            found["json, pictures=false"] = "?pictures=false"
     return found
 
 
@@ -112,8 +113,8 @@ def measure(port: int, files: list[Path], connections: list[int], seconds: float
     if usual is None or not capacity:
         raise SystemExit(f"no picture was answered: {[got.statuses for got in closed.values()]}")
     by_output = {}
-    for name, (query, accept) in outputs(f"http://{host}:{port}").items() if others else ():
-        ask = [Request(PATH + query, str(file), accept=accept) for file in files]
+    for name, query in outputs(f"http://{host}:{port}").items() if others else ():
+        ask = [Request(PATH + query, str(file)) for file in files]
         by_output[name] = log(name, run(Load(host, port, ask, seconds, connections=8, warmup_s=warmup)))
     opened = {
         f"{share:.0%}": log(f"{share:.0%} of capacity", run(Load(host, port, requests, seconds, rate=share * capacity)))
@@ -212,7 +213,7 @@ def main() -> None:
                 files.append(Path(folder) / f"{seed}.jpg")
                 files[-1].write_bytes(jpeg(picture(640, 480, seed)))
         on = machine()
-        alone = engine_alone(args.model, args.device, args.threads, args.max_batch, seconds)
+        before = engine_alone(args.model, args.device, args.threads, args.max_batch, seconds / 2)
         port = free_port()
         command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--model", str(args.model)]
         variables = {
@@ -223,6 +224,8 @@ def main() -> None:
         }
         with server(command, port, "/health/ready", **variables):
             service = measure(port, files, connections, seconds, others=not args.quick)
+        # Half before and half after: what changes on the machine meanwhile meets both sides.
+        after = engine_alone(args.model, args.device, args.threads, args.max_batch, seconds / 2)
         results = {
             "machine": on,
             "model": args.model.name,
@@ -231,7 +234,7 @@ def main() -> None:
             "max_batch": args.max_batch,
             "seconds": seconds,
             "pictures": [[file.name, file.stat().st_size] for file in files],
-            "engine_per_s": alone,
+            "engine_per_s": {batch: (rate + after[batch]) / 2 for batch, rate in before.items()},
             "service": service,
         }
     publish(args.out, results, markdown(results))
