@@ -78,8 +78,8 @@ class Depth(BaseModel):
     color_png: Annotated[
         str | None,
         Field(
-            description="Base64 of an RGB PNG over the range of the model card; near is bright. Null with "
-            "pictures=false."
+            description="Base64 of a palette PNG for people: the range of the model card in 255 steps, near is "
+            "bright, invalid is black. Null with pictures=false."
         ),
     ]
     unit: Literal["mm"] = "mm"

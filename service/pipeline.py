@@ -80,8 +80,7 @@ class Pipeline:
     def _decode(self, upload: bytes, given: Given) -> _Seen:
         """decode -> fit. Only the canvas is kept: many large pictures may be waiting."""
         start = time.perf_counter()
-        picture = images.decode(upload, self.settings.max_pixels)
-        canvas, box = images.fit(picture, self.card.input.sizes)
+        canvas, box = images.decode_to_canvas(upload, self.settings.max_pixels, self.card.input.sizes)
         camera = cameras.camera_of(upload, box.size, given)
         return _Seen(canvas, box, camera, time.perf_counter() - start)
 

@@ -6,6 +6,11 @@ import io
 import random
 import struct
 import zlib
+from contextlib import suppress
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,12 +187,16 @@ def test_nothing_a_damaged_file_does_is_an_error_of_ours() -> None:
             for _ in range(rng.randint(1, 8)):
                 # Headers are where the traps are.
                 damaged[rng.randrange(min(len(data), rng.choice([64, 200, len(data)])))] = rng.randrange(256)
+            damaged = damaged[: rng.choice([len(data), rng.randrange(len(data))])]
             try:
-                out = decode(bytes(damaged[: rng.choice([len(data), rng.randrange(len(data))])]))
+                out = decode(bytes(damaged))
             except Problem as problem:
                 statuses.add(problem.status)
             else:
                 assert out.ndim == 3
+            with suppress(Problem):
+                canvas, _ = images.decode_to_canvas(bytes(damaged), LIMIT, [(2, 3)])
+                assert canvas.shape == (2, 3, 3)
     assert statuses == {413, 415, 422}
 
 
@@ -208,6 +217,139 @@ def test_pixel_limit_for_every_format(format: str) -> None:
     for limit in (9_999, 5_001, 100):
         with pytest.raises(TooManyPixels):
             images.decode(picture, limit)
+
+
+# --- decode to canvas
+
+PHOTO = Path(find_spec("sklearn").submodule_search_locations[0]) / "datasets" / "images" / "china.jpg"
+
+# Levels of 255. The photo is shrunk, and sharper than cameras' are.
+BOUND = 1.5
+
+
+def photo(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
+    """A real photo of buildings, as JPEG of any size."""
+    with Image.open(PHOTO) as image:
+        return encode(image.resize((width, height), Image.Resampling.LANCZOS).convert(mode), "JPEG", **options)
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def reduced_size(data: bytes, sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Width and height in which the pixels are decoded."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        images._load_reduced(image, sizes)
+        return image.size
+
+
+def check_canvas(data: bytes, sizes: list[tuple[int, int]], bound: float) -> float:
+    """The canvas and its place are those of full decoding, up to a mean difference; which is returned."""
+    canvas, box = images.decode_to_canvas(data, 10 * LIMIT, sizes)
+    expected, expected_box = images.fit(images.decode(data, 10 * LIMIT), sizes)
+    assert box == expected_box
+    assert canvas.shape == expected.shape and canvas.dtype == np.uint8
+    difference = float(np.abs(canvas.astype(int) - expected).mean())
+    assert difference <= bound
+    return difference
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_canvas_is_that_of_decoding_and_fitting(format: str) -> None:
+    check_canvas(encode(quadrants(), format), SIZES, 0)
+    if format != "JPEG":
+        check_canvas(encode(quadrants(480, 640), format), SIZES, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((95, 71), (95, 71)),
+        ((191, 143), (191, 143)),  # a half would be one pixel short of 96 x 72
+        ((192, 144), (96, 72)),
+        ((193, 145), (97, 73)),  # rounded up
+        ((512, 384), (128, 96)),
+        ((1000, 750), (125, 94)),
+        ((2048, 1536), (256, 192)),  # 1/8 is the least
+        ((3000, 1), (3000, 1)),
+        ((900, 80), (113, 10)),  # 64 x 6
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_least_scale_that_is_enough(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    data = photo(*size)
+    assert reduced_size(data, SIZES) == expected
+    check_canvas(data, SIZES, 0 if size == expected else BOUND)
+
+
+@pytest.mark.parametrize("size", [(515, 387), (640, 427), (1001, 667), (1600, 1200), (1200, 1600)])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}, {"quality": 40}])
+def test_canvas_of_a_photo(size: tuple[int, int], options: dict[str, Any]) -> None:
+    data = photo(*size, **options)
+    sizes = [(96, 128), (128, 96)]
+    assert reduced_size(data, sizes)[0] < size[0]
+    assert check_canvas(data, sizes, BOUND) > 0
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_canvas_of_a_grey_and_of_a_cmyk_photo(mode: str) -> None:
+    data = photo(800, 600, mode)
+    assert opened(data).mode == mode
+    assert reduced_size(data, SIZES) == (100, 75)
+    check_canvas(data, SIZES, BOUND)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_canvas_of_a_photo_stands_upright(orientation: int) -> None:
+    data = photo(810, 540, exif=exif(orientation))
+    sizes = [(48, 64), (64, 48)]
+    check_canvas(data, sizes, BOUND)
+    _, box = images.decode_to_canvas(data, LIMIT, sizes)
+    assert box.size == ((540, 810) if orientation < 5 else (810, 540))
+    assert box.canvas == (sizes[0] if orientation < 5 else sizes[1])
+    assert sorted(reduced_size(data, sizes)) == [68, 102]
+
+
+def test_canvas_of_a_phone_file_with_several_pictures() -> None:
+    red, blue = Image.new("RGB", (320, 240), (255, 0, 0)), Image.new("RGB", (320, 240), (0, 0, 255))
+    data = encode(red, "MPO", save_all=True, append_images=[blue])
+    assert reduced_size(data, SIZES) == (160, 120)
+    canvas, _ = images.decode_to_canvas(data, LIMIT, SIZES)
+    assert (canvas == [254, 0, 0]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("keep", [0.02, 0.1, 0.5, 0.9])
+def test_a_reduced_jpeg_must_be_whole_too(options: dict[str, Any], keep: float) -> None:
+    data = photo(800, 600, **options)
+    for part in (data[: int(len(data) * keep)], data[: int(len(data) * keep)] + b"\xff\xd9"):
+        try:
+            images.decode(part, LIMIT)
+        except BrokenImage:
+            with pytest.raises(BrokenImage):
+                images.decode_to_canvas(part, LIMIT, SIZES)
+        else:
+            # A file that only ends too early by its own word is grey there, and libjpeg does not mind.
+            assert part.endswith(b"\xff\xd9")
+            images.decode_to_canvas(part, LIMIT, SIZES)
+
+
+def test_problems_of_the_canvas_are_those_of_decoding() -> None:
+    with pytest.raises(TooManyPixels):
+        images.decode_to_canvas(photo(800, 600), 800 * 600 - 1, SIZES)
+    with pytest.raises(UnsupportedImage):
+        images.decode_to_canvas(b"hello", LIMIT, SIZES)
+    with pytest.raises(BrokenImage):
+        images.decode_to_canvas(encode(quadrants())[:100], LIMIT, SIZES)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_canvas_with_corrupt_exif() -> None:
+    data = photo(800, 600, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
+    assert reduced_size(data, SIZES) == (100, 75)
+    check_canvas(data, SIZES, BOUND)
 
 
 # --- fit and unfit
@@ -307,7 +449,7 @@ def test_depth_png_is_exact_and_describes_itself() -> None:
 
 def test_depth_colors_are_fixed_by_the_range() -> None:
     depth = np.array([[0, 500, 1000, 2500, 4000, 60000]], np.uint16)
-    row = np.asarray(opened(images.depth_color_png(depth, 1.0, 4.0)))[0].astype(int)
+    row = np.asarray(opened(images.depth_color_png(depth, 1.0, 4.0)).convert("RGB"))[0].astype(int)
     assert row[0].tolist() == [0, 0, 0]
     assert row[1].tolist() == row[2].tolist()  # nearer than the range
     assert row[4].tolist() == row[5].tolist()  # farther
@@ -316,8 +458,46 @@ def test_depth_colors_are_fixed_by_the_range() -> None:
     assert np.abs(row[2] - [253, 231, 37]).max() <= 6  # the ends of viridis
     assert np.abs(row[4] - [68, 1, 84]).max() <= 6
     # Never stretched per picture: the same depth has the same colour alone.
-    alone = np.asarray(opened(images.depth_color_png(depth[:, 3:4], 1.0, 4.0)))[0, 0]
+    alone = np.asarray(opened(images.depth_color_png(depth[:, 3:4], 1.0, 4.0)).convert("RGB"))[0, 0]
     assert alone.tolist() == row[3].tolist()
+
+
+def test_depth_colors_are_255_even_steps() -> None:
+    depth = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    image = opened(images.depth_color_png(depth, 1.0, 3.54))  # 10 mm each
+    steps = np.asarray(image).ravel().astype(int)
+    assert steps[0] == 0 and (steps[1:1005] == 1).all() and (steps[3536:] == 255).all()
+    assert np.unique(steps).size == 256
+    assert np.abs(steps[1000:3541] - (1 + (np.arange(1000, 3541) - 1000) / 10)).max() <= 0.501
+    palette = np.array(image.getpalette()).reshape(256, 3)
+    assert palette[0].tolist() == [0, 0, 0]
+    assert np.abs(np.diff(palette[1:], axis=0)).max() <= 6
+    assert len({tuple(color) for color in palette.tolist()}) >= 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 5), (48, 64), (100, 133), (97, 129), (3024, 4032)])
+@pytest.mark.parametrize("canvas", [(48, 64), (480, 640), (1, 1), (5, 3)])
+def test_nearest_takes_the_pixel_under_the_middle(size: tuple[int, int], canvas: tuple[int, int]) -> None:
+    plane = np.random.default_rng(0).integers(0, 256, canvas, dtype=np.uint8)
+    out = images.unfit_nearest(plane, box_of(size, canvas))
+    assert out.shape == size and out.dtype == np.uint8 and out.flags.c_contiguous
+    rng = random.Random(0)
+    for y, x in [
+        (0, 0),
+        (size[0] - 1, size[1] - 1),
+        *((rng.randrange(size[0]), rng.randrange(size[1])) for _ in "x" * 99),
+    ]:
+        row, column = (
+            Fraction(2 * at + 1, 2) * inner / outer for at, inner, outer in zip((y, x), canvas, size, strict=True)
+        )
+        assert out[y, x] == plane[int(row), int(column)]
+
+
+def test_nearest_is_pillows_for_usual_sizes() -> None:
+    plane = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
+    for width, height in [(64, 48), (640, 480), (1920, 1440)]:
+        pillow = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.NEAREST))
+        assert np.array_equal(images.unfit_nearest(plane, box_of((height, width), (48, 64))), pillow)
 
 
 def test_overlay() -> None:

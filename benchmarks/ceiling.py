@@ -1,0 +1,57 @@
+"""What all but the network costs: the service and a plain FastAPI + Pillow one, with a network that costs nothing.
+
+python benchmarks/ceiling.py --out benchmarks/ceiling
+python benchmarks/ceiling.py --quick
+
+All do the same job (`benchmarks/peer_apps/job.py`): a JPEG in, JSON with mask, depth, coloured depth and what is in the
+picture out. The plain one (`benchmarks/peer_apps/fastapi_app.py`) is written as a tutorial would; its second row has
+our codecs. What our service does besides (checks, deadlines, queue, metrics) is in its figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.common import machine, publish
+from benchmarks.contest import FORM, Entry, measure, summary
+
+UVICORN = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--no-access-log", "--port", "PORT"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The service with a network that costs nothing.")
+    add = parser.add_argument
+    add("--width", type=int, default=640)
+    add("--height", type=int, default=480)
+    add("--seconds", type=float, default=10.0)
+    add("--rounds", type=int, default=3)
+    add("--quick", action="store_true", help="a second and a round: shows that it runs, no figures")
+    add("--out", type=Path, help="write OUT.json and OUT.md")
+    args = parser.parse_args()
+    seconds, rounds, connections = (1.0, 1, [1, 8]) if args.quick else (args.seconds, args.rounds, [1, 8, 32])
+
+    def plain(codecs: str) -> Entry:
+        variables = {"PEER_MODEL": "free", "PEER_CODECS": codecs}
+        name = "FastAPI + Pillow" if codecs == "pillow" else "FastAPI with our codecs"
+        return Entry(name, [*UVICORN, "benchmarks.peer_apps.fastapi_app:app"], variables, upload=FORM)
+
+    service = [*UVICORN, "--factory", "benchmarks.peer_apps.ours_free:create"]
+    entries = [
+        Entry("segdepth, raw body", service, {}, "/health/ready"),
+        Entry("segdepth, multipart", service, {}, "/health/ready", upload=FORM),
+        plain("ours"),
+        plain("pillow"),
+    ]
+    on = machine()
+    results = measure(entries, connections, seconds, rounds, (args.width, args.height))
+    figures, markdown = summary(results, "FastAPI + Pillow")
+    note = (
+        f"{args.width}x{args.height} JPEG in, JSON out, a network that costs nothing; medians of {rounds} rounds.\n\n"
+    )
+    publish(args.out, {"machine": on, "seconds": seconds, "rounds": rounds, "servers": figures}, note + markdown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""mosec as its documentation teaches: decoding, the batched network, and encoding are stages of one process each.
+
+python -m benchmarks.peer_apps.mosec_app --address 127.0.0.1 --port 8000
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mosec
+import numpy as np
+
+from benchmarks.peer_apps.job import BATCH, load_codecs, load_model
+
+
+class Decode(mosec.Worker):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.codecs, self.sizes = load_codecs(), load_model().sizes
+
+    def deserialize(self, data: bytes) -> bytes:
+        return data
+
+    def forward(self, data: bytes) -> Any:
+        return self.codecs.decode(data, self.sizes)
+
+
+class Infer(mosec.Worker):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.model = load_model()
+
+    def forward(self, data: list[Any]) -> list[Any]:
+        outputs: list[Any] = [None] * len(data)
+        for shape in {canvas.shape for canvas, _ in data}:
+            which = [i for i, (canvas, _) in enumerate(data) if canvas.shape == shape]
+            for i, maps in zip(which, self.model(np.stack([data[i][0] for i in which])), strict=True):
+                outputs[i] = (maps, data[i][1])
+        return outputs
+
+
+class Encode(mosec.Worker):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.codecs = load_codecs()
+
+    def forward(self, data: Any) -> dict[str, Any]:
+        return self.codecs.encode(*data)  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    server = mosec.Server()
+    server.append_worker(Decode)
+    server.append_worker(Infer, max_batch_size=BATCH, max_wait_time=10)
+    server.append_worker(Encode)
+    server.run()

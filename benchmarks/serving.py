@@ -1,0 +1,244 @@
+"""The service under load, beside its own engine: throughput, latency, overload and recovery.
+
+python benchmarks/serving.py --out benchmarks/serving
+python benchmarks/serving.py --model model.onnx --threads 2 --picture room.jpg
+python benchmarks/serving.py --quick
+
+1. The engine alone: pictures per second of the same model with the same threads, without any server.
+2. Closed loop: 1, 2, 8 and 32 connections, each of which asks again when it has its answer. JPEG in, JSON out; then
+   every other output that the server offers, with 8 connections.
+3. Open loop: requests arrive at random at 50 % and 80 % of the highest throughput of step 2. Latency counts from the
+   arrival.
+4. Overload: five times that. Goodput (what is answered within that time), what is refused and how fast, whether
+   refusals say when to come back, how `/health/live` answers meanwhile, and how long the server takes to be itself
+   again.
+
+Load comes from the same machine (`benchmarks/load.py`), and what it takes is in the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, server, table
+from benchmarks.load import Load, Measured, Request, Sending, run
+from service.engine import OnnxEngine
+from service.settings import BUNDLED_MODEL
+
+PATH = "/predict"
+NEEDS = {"unreliable": "&min_confidence=0.5"}
+"""What an output does not go without."""
+RECOVERED = 3
+"""Answers in a row that are as fast as before make a recovery."""
+
+
+def engine_alone(model: Path, device: str, threads: int, max_batch: int, seconds: float) -> dict[str, float]:
+    """Pictures per second by batch size, for the first size of the model card."""
+    engine = OnnxEngine(model, device, threads=threads, max_batch=max_batch)  # type: ignore[arg-type]
+    height, width = engine.card.input.sizes[0]
+    rates = {}
+    for batch in sorted({1, 2, 4, max_batch}):
+        pictures = np.stack([picture(width, height, seed) for seed in range(batch)])
+        engine.infer(pictures)
+        done, since = 0, time.perf_counter()
+        while (taken := time.perf_counter() - since) < seconds:
+            engine.infer(pictures)
+            done += batch
+        rates[str(batch)] = done / taken
+    engine.close()
+    return rates
+
+
+def outputs(url: str) -> dict[str, str]:
+    """What /predict offers besides its JSON, by its OpenAPI document: name -> query."""
+    found = {}
+    for parameter in json.loads(get(f"{url}/openapi.json")[1])["paths"][PATH]["post"]["parameters"]:
+        schema = parameter["schema"]
+        if parameter["name"] == "output":
+            names = [name for one in schema.get("anyOf", [schema]) for name in one.get("enum", [])]
+            found.update({name: f"?output={name}{NEEDS.get(name, '')}" for name in names if name != "json"})
+        elif parameter["name"] == "pictures":
+            found["json, pictures=false"] = "?pictures=false"
+    return found
+
+
+def recovery(host: str, port: int, body: bytes, usual_s: float, give_up_s: float = 60.0) -> float | None:
+    """Seconds from now to the first of `RECOVERED` answers in a row that take no more than twice as long as usual."""
+    since, good, first = time.perf_counter(), 0, 0.0
+    while (now := time.perf_counter()) < since + give_up_s:
+        connection = http.client.HTTPConnection(host, port, timeout=give_up_s)
+        try:
+            connection.request("POST", PATH, body, {"Content-Type": "image/jpeg"})
+            answer = connection.getresponse()
+            answer.read()
+            fine = answer.status == 200 and time.perf_counter() - now <= 2 * usual_s
+        except OSError:
+            fine = False
+        finally:
+            connection.close()
+        good, first = (good + 1, first if good else now) if fine else (0, 0.0)
+        if good == RECOVERED:
+            return first - since
+        if not fine:
+            time.sleep(0.05)
+    return None
+
+
+def measure(port: int, files: list[Path], connections: list[int], seconds: float, others: bool) -> dict[str, Any]:
+    """Steps 2 to 4 against a server that is ready."""
+    host = "127.0.0.1"
+    requests = [Request(PATH, str(file)) for file in files]
+
+    def log(name: str, got: Measured) -> Measured:
+        print(f"  {name}: {got.ok_per_s:.1f}/s, p50 {ms(got.ok['p50'])} ms, {got.statuses}", file=sys.stderr)
+        return got
+
+    warmup = min(2.0, seconds / 2)
+    closed = {
+        str(n): log(f"{n} connections", run(Load(host, port, requests, seconds, connections=n, warmup_s=warmup)))
+        for n in connections
+    }
+    usual = closed[str(connections[0])].ok["p50"]
+    capacity = max(got.ok_per_s for got in closed.values())
+    if usual is None or not capacity:
+        raise SystemExit(f"no picture was answered: {[got.statuses for got in closed.values()]}")
+    by_output = {}
+    for name, query in outputs(f"http://{host}:{port}").items() if others else ():
+        ask = [Request(PATH + query, str(file)) for file in files]
+        by_output[name] = log(name, run(Load(host, port, ask, seconds, connections=8, warmup_s=warmup)))
+    opened = {
+        f"{share:.0%}": log(f"{share:.0%} of capacity", run(Load(host, port, requests, seconds, rate=share * capacity)))
+        for share in (0.5, 0.8)
+    }
+    flood = Sending(Load(host, port, requests, seconds, rate=5 * capacity))
+    alive = Sending(Load(host, port, [Request("/health/live")], seconds, rate=20))
+    flood.wait_all_sent()
+    recovered = recovery(host, port, files[0].read_bytes(), usual)
+    alive.wait_all_sent()
+    overload, live = log("overload", flood.wait()), log("health", alive.wait())
+    return {
+        "capacity_per_s": capacity,
+        "closed": {name: asdict(got) for name, got in closed.items()},
+        "outputs": {name: asdict(got) for name, got in by_output.items()},
+        "open": {name: asdict(got) for name, got in opened.items()},
+        "overload": asdict(overload),
+        "live_during_overload": asdict(live),
+        "recovery_s": recovered,
+    }
+
+
+def markdown(results: dict[str, Any]) -> str:
+    alone = max(results["engine_per_s"].values())
+    service = results["service"]
+
+    def failed(got: dict[str, Any]) -> int:
+        return sum(n for status, n in got["statuses"].items() if status != "200")
+
+    closed = [
+        [
+            name,
+            got["ok_per_s"],
+            f"{got['ok_per_s'] / alone:.0%}",
+            ms(got["ok"]["p50"]),
+            ms(got["ok"]["p99"]),
+            failed(got),
+        ]
+        for name, got in service["closed"].items()
+    ]
+    by_output = [
+        [name, got["ok_per_s"], ms(got["ok"]["p50"]), got["bytes_per_answer"] / 1000, failed(got)]
+        for name, got in service["outputs"].items()
+    ]
+    opened = [
+        [name, *(ms(got["ok"][p]) for p in ("p50", "p90", "p99", "max")), failed(got)]
+        for name, got in service["open"].items()
+    ]
+    flood, live = service["overload"], service["live_during_overload"]
+    refused = flood["statuses"].get("503", 0)
+    back = service["recovery_s"]
+    overload = [
+        ["arrivals per second", flood["sent"] / flood["seconds"]],
+        ["goodput, pictures per second", flood["ok_per_s"]],
+        ["goodput of capacity", f"{flood['ok_per_s'] / service['capacity_per_s']:.0%}"],
+        ["latency of the answered, p50 / p99 (ms)", f"{ms(flood['ok']['p50'])} / {ms(flood['ok']['p99'])}"],
+        ["refused with 503", f"{refused} of {flood['sent']}"],
+        ["of these with Retry-After", flood["refused_with_retry_after"]],
+        ["latency of refusals, p50 / p99 (ms)", f"{ms(flood['refused']['p50'])} / {ms(flood['refused']['p99'])}"],
+        ["neither answered nor refused", failed(flood) - refused],
+        ["/health/live, p50 / p99 (ms)", f"{ms(live['ok']['p50'])} / {ms(live['ok']['p99'])}"],
+        ["as fast as before, seconds after the last arrival", "not within 60" if back is None else back],
+        ["cores that the generator took", flood["generator_cpu"]],
+    ]
+    engine = ", ".join(f"{rate:.3g}/s at batch {batch}" for batch, rate in results["engine_per_s"].items())
+    threads = results["threads"] or "all"
+    parts = [
+        f"Engine alone: {engine}. Model {results['model']}, {results['device']}, threads: {threads}.",
+        table(["connections", "pictures/s", "of the engine's", "p50 ms", "p99 ms", "failed"], closed),
+        table(["output, 8 connections", "pictures/s", "p50 ms", "kB", "failed"], by_output) if by_output else "",
+        table(["arrivals, of capacity", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed"], opened),
+        table(["five times the capacity", ""], overload),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The service under load, beside its own engine.")
+    add = parser.add_argument
+    add("--model", type=Path, default=BUNDLED_MODEL)
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--threads", type=int, default=0, help="of the engine, alone and in the service (default: all cores)")
+    add("--max-batch", type=int, default=8)
+    add("--picture", type=Path, nargs="+", help="JPEGs to send (default: made ones of 640x480)")
+    add("--seconds", type=float, default=20.0, help="of every measurement (default: 20)")
+    add("--quick", action="store_true", help="a second each and fewer of them: shows that it runs, no figures")
+    add("--out", type=Path, help="write OUT.json and OUT.md")
+    args = parser.parse_args()
+    seconds = 1.0 if args.quick else args.seconds
+    connections = [1, 8] if args.quick else [1, 2, 8, 32]
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = args.picture or []
+        if not files:
+            for seed in range(4):
+                files.append(Path(folder) / f"{seed}.jpg")
+                files[-1].write_bytes(jpeg(picture(640, 480, seed)))
+        on = machine()
+        before = engine_alone(args.model, args.device, args.threads, args.max_batch, seconds / 2)
+        port = free_port()
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--model", str(args.model)]
+        variables = {
+            "SEGDEPTH_DEVICE": args.device,
+            "SEGDEPTH_THREADS": str(args.threads),
+            "SEGDEPTH_MAX_BATCH": str(args.max_batch),
+            "SEGDEPTH_LOG_LEVEL": "warning",
+        }
+        with server(command, port, "/health/ready", **variables):
+            service = measure(port, files, connections, seconds, others=not args.quick)
+        # Half before and half after: what changes on the machine meanwhile meets both sides.
+        after = engine_alone(args.model, args.device, args.threads, args.max_batch, seconds / 2)
+        results = {
+            "machine": on,
+            "model": args.model.name,
+            "device": args.device,
+            "threads": args.threads,
+            "max_batch": args.max_batch,
+            "seconds": seconds,
+            "pictures": [[file.name, file.stat().st_size] for file in files],
+            "engine_per_s": {batch: (rate + after[batch]) / 2 for batch, rate in before.items()},
+            "service": service,
+        }
+    publish(args.out, results, markdown(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""benchmarks/: what their figures rest on, and that they run against a real server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from service_client import encode, quadrants
+from service_process import Server
+
+from benchmarks import common, contest, load, serving
+from benchmarks.load import Load, Request
+
+BODY = b"x" * 70_000
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Answers a third with 503; /chunks in chunks, /close with a closed connection, /break without an answer."""
+
+    protocol_version = "HTTP/1.1"
+    seen: list[tuple[str, str, bytes]]
+
+    def do_POST(self) -> None:
+        self.seen.append(
+            (self.path, self.headers["content-type"], self.rfile.read(int(self.headers["content-length"])))
+        )
+        refuse = len(self.seen) % 3 == 0
+        if self.path == "/break":
+            self.close_connection = True
+            return
+        self.send_response(503 if refuse else 200)
+        if refuse:
+            self.send_header("Retry-After", "1")
+        if self.path == "/close":
+            self.send_header("Connection", "close")
+        if self.path == "/chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"5\r\nhello\r\n1000;a=b\r\n" + bytes(4096) + b"\r\n0\r\n\r\n")
+        else:
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class OddServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+
+@pytest.fixture
+def odd() -> Iterator[int]:
+    Odd.seen = []
+    with OddServer(("127.0.0.1", 0), Odd) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield httpd.server_address[1]
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "body"
+    path.write_bytes(BODY)
+    return str(path)
+
+
+def test_closed_loop(odd: int, file: str) -> None:
+    got = load.run(Load("127.0.0.1", odd, [Request("/a", file), Request("/close", file)], 0.5, connections=3))
+    assert set(got.statuses) == {"200", "503"}
+    assert got.sent == sum(got.statuses.values()) == len(Odd.seen)
+    assert set(Odd.seen) == {("/a", "image/jpeg", BODY), ("/close", "image/jpeg", BODY)}
+    assert got.statuses["503"] == got.refused_with_retry_after == len(Odd.seen) // 3
+    assert 0 < got.ok_per_s <= got.statuses["200"] / 0.5
+    assert got.bytes_per_answer == 5
+    assert got.ok["p50"] is not None and got.ok["max"] is not None and 0 < got.ok["p50"] <= got.ok["max"]
+
+
+def test_open_loop_keeps_its_rate(odd: int, file: str) -> None:
+    got = load.run(Load("127.0.0.1", odd, [Request("/chunks", file)], 1.0, rate=60))
+    assert got.sent == sum(got.statuses.values()) == len(Odd.seen)
+    assert 30 < got.sent < 100
+    assert got.bytes_per_answer == 4101
+
+
+def test_broken_connections_are_counted(odd: int, file: str) -> None:
+    got = load.run(Load("127.0.0.1", odd, [Request("/break", file)], 0.3, rate=30))
+    assert got.statuses == {"error": got.sent}
+    assert got.ok["p50"] is None and got.ok_per_s == 0
+    nobody = load.run(Load("127.0.0.1", common.free_port(), [Request("/")], 0.3, rate=30))
+    assert set(nobody.statuses) == {"error"}
+
+
+def test_percentiles_are_nearest_rank() -> None:
+    got = load.percentiles([float(k) for k in range(100, 0, -1)])
+    assert got == {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "mean": 50.5, "max": 100}
+    assert set(load.percentiles([]).values()) == {None}
+    assert load.percentiles([2.0])["p99"] == 2.0
+
+
+def test_table() -> None:
+    text = common.table(["a", "b"], [["x", 123.4], ["y", 0.01234]])
+    assert text == "| a | b |\n| --- | --- |\n| x | 123 |\n| y | 0.0123 |"
+
+
+def test_made_pictures_and_maps() -> None:
+    pixels = common.picture(640, 480)
+    assert pixels.shape == (480, 640, 3) and pixels.dtype == np.uint8
+    assert np.array_equal(pixels, common.picture(640, 480))
+    # As large as JPEGs of photos are: not noise, not a plane.
+    assert 40_000 < len(common.jpeg(pixels)) < 250_000
+    labels, depth = common.maps(640, 480)
+    assert labels.shape == depth.shape == (480, 640)
+    assert labels.max() < 40 and depth.min() >= 1 and len(np.unique(labels)) > 4
+
+
+def test_service_is_measured(server: Server, tmp_path: Path) -> None:
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(encode(quadrants(), "JPEG"))
+    assert {"mask", "depth", "depth_color", "overlay"} <= set(serving.outputs(server.url))
+    service = serving.measure(server.port, [picture], [1, 2], 0.3, others=False)
+    assert set(service["closed"]) == {"1", "2"} and service["capacity_per_s"] > 0
+    assert service["live_during_overload"]["statuses"].get("200", 0) > 0
+    assert service["recovery_s"] is not None
+    text = serving.markdown(
+        {"engine_per_s": {"1": 100.0}, "service": service, "model": "m", "device": "cpu", "threads": 0}
+    )
+    assert "five times the capacity" in text and "| 2 |" in text
+
+
+def test_contest_checks_the_job(server: Server) -> None:
+    data = encode(quadrants(), "JPEG")
+    form = contest.multipart(data)
+    contest.check(f"{server.url}/predict", data, contest.RAW, (64, 48))
+    contest.check(f"{server.url}/predict", form, contest.FORM, (64, 48))
+    with pytest.raises(SystemExit, match="says 415"):
+        contest.check(f"{server.url}/predict", b"hello", contest.RAW, (64, 48))
+    with pytest.raises(SystemExit, match="size"):
+        contest.check(f"{server.url}/predict", data, contest.RAW, (640, 480))
+
+
+def test_a_server_that_does_not_start_is_named() -> None:
+    with (
+        pytest.raises(SystemExit, match="did not start: false"),
+        common.server(["false"], common.free_port(), "/health"),
+    ):
+        pass
+
+
+def test_get_tells_status_and_body(server: Server) -> None:
+    assert common.get(f"{server.url}/health/live") == (200, b'{"status":"live"}')
+    assert common.get(f"{server.url}/nothing")[0] == 404
+    assert common.get(f"http://127.0.0.1:{common.free_port()}/") == (0, b"")
