@@ -4,56 +4,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
 from service import errors
-from service.batcher import Batcher
+from service.card import ModelCard
 from service.engine import Engine, OnnxEngine, read_card
 from service.errors import StartupError
-from service.metrics import CountRequests, Metrics
-from service.pipeline import Pipeline
+from service.metrics import Metrics
+from service.middleware import Observe
+from service.models import Models, Source
 from service.routes import router
 from service.settings import Settings
 from service.version import __version__
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, source: Source | None = None) -> FastAPI:
     """The service as an ASGI app.
 
     Args:
         settings: by default, those of the environment.
-        engine: by default, one on ONNX Runtime for `settings.model`; its loading begins when the app starts.
+        source: by default, `settings.model` on ONNX Runtime; its loading begins when the app starts.
 
     Raises:
         StartupError: a setting or the model file is not right.
     """
     chosen = settings or Settings.load()
-
-    def load() -> Engine:
-        if engine is not None:
-            return engine
-        return OnnxEngine(chosen.model, chosen.device, threads=chosen.threads, max_batch=chosen.max_batch)
-
     metrics = Metrics()
-    card = engine.card if engine is not None else read_card(chosen.model)
-    batcher = Batcher(
-        load,
-        _end_process,
-        metrics,
-        max_batch=chosen.max_batch,
-        queue_size=chosen.queue_size,
-        queue_bytes=chosen.queue_bytes,
-    )
-    pipeline = Pipeline(chosen, card, batcher, metrics)
+    models = Models(chosen, source or partial(onnx_source, chosen), metrics, _end_process)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        pipeline.start()
+        models.start()
         yield
-        pipeline.close()
+        await models.close()
 
     app = FastAPI(
         title="segdepth",
@@ -62,11 +49,23 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.pipeline = pipeline
+    app.state.models = models
     app.include_router(router)
-    app.add_middleware(CountRequests, metrics=metrics)
+    app.add_middleware(Observe, metrics=metrics)
     errors.install(app)
     return app
+
+
+def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
+    """The file `settings.model`, with an engine for each device."""
+    card = read_card(settings.model)
+    cores = len(os.sched_getaffinity(0))
+    threads = settings.threads or max(1, cores // settings.devices.count("cpu")) if "cpu" in settings.devices else 0
+
+    def load(device: str) -> Engine:
+        return OnnxEngine(settings.model, device, threads=threads, max_batch=settings.max_batch)
+
+    return card, [partial(load, device) for device in settings.devices]
 
 
 def _end_process(reason: StartupError) -> None:

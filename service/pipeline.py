@@ -11,12 +11,12 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Literal, TypeVar
 
 from service import answers, images
 from service.batcher import Batcher, Result
 from service.card import ModelCard
-from service.errors import DeadlineExceeded
 from service.images import Letterbox, UInt8
 from service.metrics import Metrics
 from service.settings import Settings
@@ -46,22 +46,20 @@ class Pipeline:
         """Answer an uploaded picture file: JSON, or with `output` that one PNG.
 
         Raises:
-            Problem: any of UnsupportedImage, BrokenImage, TooManyPixels, NotReady, Overloaded, DeadlineExceeded,
-                InferenceFailed and Stopping.
+            Problem: any of UnsupportedImage, BrokenImage, TooManyPixels, NotReady, EnginesLost, Overloaded,
+                DeadlineExceeded, InferenceFailed and Stopping.
         """
         start = time.perf_counter()
         canvas_bytes = max(height * width * 3 for height, width in self.card.input.sizes)
         with self.batcher.place(len(upload) + canvas_bytes):
-            try:
-                async with asyncio.timeout(self.settings.timeout_s):
-                    canvas, box, decode_s = await self._in_pool(lambda: self._decode(upload))
-                    result = await self.batcher.infer(canvas)
-                    return await self._in_pool(lambda: self._render(upload, output, box, result, start, decode_s))
-            except TimeoutError:
-                raise DeadlineExceeded(f"The answer took longer than {self.settings.timeout_s:g} s.") from None
+            canvas, box, decode_s = await self.in_pool(lambda: self._decode(upload))
+            result = await self.batcher.infer(canvas)
+            return await self.in_pool(lambda: self._render(upload, output, box, result, start, decode_s))
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def in_pool(self, work: Callable[[], T]) -> T:
+        """Run pixel work in a thread, with this request's context."""
+        inside = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: inside.run(work))
 
     def _decode(self, upload: bytes) -> tuple[UInt8, Letterbox, float]:
         """decode -> fit. Only the canvas is kept: many large pictures may be waiting."""
@@ -76,9 +74,8 @@ class Pipeline:
         """unfit -> render."""
         encode_start = time.perf_counter()
         body = self._json(box, result, start, decode_s) if output is None else self._png(upload, output, box, result)
-        stages = (decode_s, result.queue_s, result.infer_s, time.perf_counter() - encode_start)
-        for name, seconds in zip(("decode", "queue", "infer", "encode"), stages, strict=True):
-            self.metrics.stage_seconds.labels(name).observe(seconds)
+        encode_s = time.perf_counter() - encode_start
+        self.metrics.observe_stages(decode=decode_s, queue=result.queue_s, infer=result.infer_s, encode=encode_s)
         return body
 
     def _json(self, box: Letterbox, result: Result, start: float, decode_s: float) -> bytes:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any, cast, get_args
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, get_args
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.answers import Answer, Live, Ready
 from service.card import ClassInfo, ModelCard
-from service.errors import MEDIA_TYPE, ClientGone, NotAcceptable, ProblemBody
+from service.deadline import timeout_of, within
+from service.errors import MEDIA_TYPE, NotAcceptable, ProblemBody
 from service.pipeline import Output, Pipeline
 from service.uploads import FIELD, read_upload
 from service.version import __version__
@@ -21,11 +21,25 @@ PNG = "image/png"
 router = APIRouter()
 
 
-async def _pipeline(request: Request) -> Pipeline:
-    return cast(Pipeline, request.app.state.pipeline)
+async def _pipeline(request: Request) -> AsyncIterator[Pipeline]:
+    """The pipeline that serves now; a reload keeps it until this request has its answer."""
+    with request.app.state.models.use() as pipeline:
+        yield pipeline
 
 
 Service = Annotated[Pipeline, Depends(_pipeline)]
+
+
+async def _timeout(
+    service: Service,
+    x_request_timeout_ms: Annotated[
+        int | None, Header(ge=1, description="Milliseconds from the complete upload to the answer; after them, 504.")
+    ] = None,
+) -> float:
+    return timeout_of(x_request_timeout_ms, service.settings)
+
+
+Timeout = Annotated[float, Depends(_timeout)]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -57,6 +71,7 @@ _UPLOAD = {
 async def predict(
     request: Request,
     service: Service,
+    timeout_s: Timeout,
     output: Annotated[Output | None, Query(description="Answer with this one PNG instead of JSON.")] = None,
 ) -> Response:
     """Segment a photo of a room and measure its depth.
@@ -67,7 +82,7 @@ async def predict(
     wanted = negotiate(request.headers.get("accept", "*/*"), output)
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes)
-    body = await _unless_gone(request, service.predict(upload, wanted))
+    body = await within(request, timeout_s, service.predict(upload, wanted))
     return Response(body, media_type=JSON if wanted is None else PNG)
 
 
@@ -138,26 +153,3 @@ def _quality(accept: str, media_type: str) -> float:
                     quality = 0.0
         found[name] = quality
     return next((found[r] for r in ranges if r in found), 0.0)
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
-    """Do the work, but cancel it when the client closes the connection.
-
-    Raises:
-        ClientGone: it did.
-    """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("The client closed the connection before the answer.")
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartupError
@@ -22,8 +22,9 @@ class Settings(BaseSettings):
 
     model: Path = BUNDLED_MODEL
     """The ONNX file to serve."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs. `cuda` never falls back to the CPU."""
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$")] = "cpu"
+    """Where the network runs: `cpu`, `cuda`, or several with commas between, such as `cuda:0,cuda:1`, which then share
+    the work. `cuda` never falls back to the CPU."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The TCP port; 0 takes a free one."""
@@ -36,12 +37,26 @@ class Settings(BaseSettings):
     queue_size: Annotated[int, Field(ge=1)] = 64
     """The most requests that are worked on or wait; one more is answered with 503."""
     queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
-    """The most bytes that the uploads and canvases of those requests take together."""
+    """The most bytes that the uploads and canvases of those requests take together; also the most bytes of uploads
+    that are being received."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds from the complete upload to the answer; a request that takes longer is answered with 504."""
+    max_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """The most seconds that a request may ask for instead, with the header `X-Request-Timeout-Ms`."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of the network; 0 takes one per core."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def devices(self) -> list[str]:
+        """One entry per engine."""
+        return self.device.split(",")
+
+    @model_validator(mode="after")
+    def _limits_fit_each_other(self) -> Settings:
+        if self.timeout_s > self.max_timeout_s:
+            raise ValueError("timeout_s is larger than max_timeout_s")
+        return self
 
     @classmethod
     def load(cls, **chosen: Any) -> Settings:
@@ -59,5 +74,7 @@ class Settings(BaseSettings):
             return cls(**chosen)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise StartupError(f"settings: {first['msg']}") from None
             name = ".".join(str(part) for part in first["loc"])
             raise StartupError(f"setting {name} ({ENV_PREFIX}{name.upper()}): {first['msg']}") from None

@@ -35,7 +35,10 @@ def test_environment_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SEGDEPTH_PORT", "http", "SEGDEPTH_PORT"),
         ("SEGDEPTH_PORT", "70000", "SEGDEPTH_PORT"),
         ("SEGDEPTH_DEVICE", "tpu", "SEGDEPTH_DEVICE"),
+        ("SEGDEPTH_DEVICE", "cuda:0,", "SEGDEPTH_DEVICE"),
+        ("SEGDEPTH_DEVICE", "cuda:x", "SEGDEPTH_DEVICE"),
         ("SEGDEPTH_MAX_BATCH", "0", "SEGDEPTH_MAX_BATCH"),
+        ("SEGDEPTH_TIMEOUT_S", "121", "timeout_s is larger than max_timeout_s"),
     ],
 )
 def test_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str) -> None:
@@ -53,3 +56,10 @@ def test_frozen_and_strict() -> None:
         Settings().port = 1
     with pytest.raises(ValidationError):
         Settings(max_pixel=5)
+
+
+@pytest.mark.parametrize(
+    ("device", "devices"), [("cpu", ["cpu"]), ("cuda:1", ["cuda:1"]), ("cuda,cuda:3,cpu", ["cuda", "cuda:3", "cpu"])]
+)
+def test_devices(device: str, devices: list[str]) -> None:
+    assert Settings.load(device=device).devices == devices
