@@ -10,7 +10,7 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from service import errors
+from service import errors, oip
 from service.card import ModelCard
 from service.engine import Engine, OnnxEngine, read_card
 from service.errors import StartupError
@@ -51,6 +51,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     )
     app.state.models = models
     app.include_router(router)
+    app.include_router(oip.router)
     app.add_middleware(Observe, metrics=metrics)
     errors.install(app)
     return app

@@ -4,8 +4,13 @@ Problem 500                     every error with an HTTP answer of its own
 ├── InvalidRequest 422          no file, several files, a broken form
 ├── BrokenImage 422             a known picture format, but damaged or not supported
 ├── UnsupportedImage 415        not one of the picture formats
+├── UnsupportedEncoding 415     a compressed body
+├── InvalidInference 400        not what the Open Inference Protocol says
+├── UnknownModel 404            another name or version than the model's
+├── UploadTimeout 408           the body did not come in time
 ├── PayloadTooLarge 413
 │   ├── TooManyPixels           by the picture's header
+│   ├── TooManyPictures         in one request
 │   └── BodyTooLarge            by bytes; the rest of the body is not read
 ├── NotAcceptable 406           `Accept` allows nothing we have
 ├── ClientGone 400              nobody is left to answer
@@ -95,8 +100,29 @@ class TooManyPixels(PayloadTooLarge):
     kind, title = "too-many-pixels", "The picture has too many pixels"
 
 
+class TooManyPictures(PayloadTooLarge):
+    kind, title = "too-many-pictures", "Too many pictures at once"
+
+
 class BodyTooLarge(PayloadTooLarge):
     kind, title = "body-too-large", "The request body is too large"
+    unread_body = True
+
+
+class InvalidInference(Problem):
+    status, kind, title = 400, "invalid-inference", "Not a request of the Open Inference Protocol"
+
+
+class UnknownModel(Problem):
+    status, kind, title = 404, "unknown-model", "No such model"
+
+
+class UnsupportedEncoding(Problem):
+    status, kind, title = 415, "unsupported-encoding", "Not a supported Content-Encoding"
+
+
+class UploadTimeout(Problem):
+    status, kind, title = 408, "upload-timeout", "The upload took too long"
     unread_body = True
 
 

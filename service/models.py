@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from service.batcher import Batcher
+from service.batcher import LOADING_RETRY_S, Batcher
 from service.card import ModelCard
 from service.engine import Engine
-from service.errors import ReloadFailed, ReloadRunning, StartupError
+from service.errors import ReloadFailed, ReloadRunning, StartupError, Stopping
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.settings import Settings
@@ -47,12 +47,20 @@ class Models:
         self._metrics = metrics
         self._generation = _Generation(self._pipeline(*source(), on_failure))
         self._reloading = False
+        self.draining = False
+        """Set on SIGTERM: what comes is still answered, but nothing more should be sent here."""
         self._retiring: set[asyncio.Task[None]] = set()
         metrics.watch(lambda: self.current.batcher.serving())
 
     @property
     def current(self) -> Pipeline:
         return self._generation.pipeline
+
+    def require_ready(self) -> None:
+        """What a load balancer asks. Raises NotReady, EnginesLost, or Stopping from SIGTERM on."""
+        if self.draining:
+            raise Stopping("The server is shutting down.", LOADING_RETRY_S)
+        self.current.batcher.require_ready()
 
     @contextmanager
     def use(self) -> Iterator[Pipeline]:

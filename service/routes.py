@@ -42,7 +42,8 @@ async def _timeout(
 Timeout = Annotated[float, Depends(_timeout)]
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI description of a route."""
     content = {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}}
     return {status: {"description": "An RFC 9457 problem", "content": content} for status in statuses}
 
@@ -64,7 +65,7 @@ _UPLOAD = {
     response_model=Answer,
     responses={
         200: {"description": "Mask and depth map", "content": {PNG: {"schema": _BINARY}}},
-        **_problems(406, 413, 415, 422, 500, 503, 504),
+        **describe_problems(406, 408, 413, 415, 422, 500, 503, 504),
     },
     openapi_extra={"requestBody": _UPLOAD},
 )
@@ -92,10 +93,10 @@ async def live() -> Live:
     return Live()
 
 
-@router.get("/health/ready", responses=_problems(503))
-async def ready(service: Service) -> Ready:
+@router.get("/health/ready", responses=describe_problems(503))
+async def ready(request: Request, service: Service) -> Ready:
     """The model is loaded and warm; until then 503 with the progress."""
-    service.batcher.require_ready()
+    request.app.state.models.require_ready()
     return Ready(provider=str(service.batcher.provider))
 
 

@@ -23,6 +23,15 @@ class _InMemoryParser(MultiPartParser):
             file.close()
 
 
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
+    """
+    return b"".join([chunk async for chunk in _counted(request, max_bytes)])
+
+
 async def read_upload(request: Request, max_bytes: int) -> bytes:
     """The bytes of the uploaded file.
 
@@ -30,26 +39,26 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
         BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
         InvalidRequest: nothing, an empty file, several files, no field `file`, or a broken form.
     """
-    too_large = BodyTooLarge(f"The request body is larger than {max_bytes} bytes, the limit of this server.")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large
-
-    async def counted() -> AsyncGenerator[bytes, None]:
-        count = 0
-        async for chunk in request.stream():
-            count += len(chunk)
-            if count > max_bytes:
-                raise too_large
-            yield chunk
-
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        data = await _file_of_form(request, counted())
+        data = await _file_of_form(request, _counted(request, max_bytes))
     else:
-        data = b"".join([chunk async for chunk in counted()])
+        data = await read_body(request, max_bytes)
     if not data:
         raise InvalidRequest(f"The picture is empty. Send it as the body, or as the multipart field '{FIELD}'.")
     return data
+
+
+async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    too_large = BodyTooLarge(f"The request body is larger than {max_bytes} bytes, the limit of this server.")
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    count = 0
+    async for chunk in request.stream():
+        count += len(chunk)
+        if count > max_bytes:
+            raise too_large
+        yield chunk
 
 
 async def _file_of_form(request: Request, stream: AsyncGenerator[bytes, None]) -> bytes:

@@ -455,7 +455,7 @@ def test_metrics_are_those_of_the_documentation() -> None:
             found[family.name + ("_total" if family.type == "counter" else "")] = (family.type, labels)
     documented: dict[str, tuple[str, set[str]]] = {}
     table = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
-    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", table, re.MULTILINE):
+    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", table, re.MULTILINE):
         documented[name] = (kind, set(re.findall(r"`(\w+)`", labels)))
     assert found == documented
 
