@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,17 +10,23 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from service import errors, oip
+from service import errors, oip, operations
+from service.auth import ApiKeys, RequireKey
 from service.card import ModelCard
 from service.engine import Engine, OnnxEngine, read_card
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.middleware import Observe
 from service.models import Models, Source
+from service.operations import reload_on_sighup
 from service.routes import router
-from service.settings import Settings
+from service.settings import Settings, kubernetes_variables
+from service.uploads import LimitUploads
 from service.version import __version__
+
+log = logging.getLogger("segdepth")
 
 
 def create_app(settings: Settings | None = None, source: Source | None = None) -> FastAPI:
@@ -36,10 +43,15 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     metrics = Metrics()
     models = Models(chosen, source or partial(onnx_source, chosen), metrics, _end_process)
 
+    keys = ApiKeys(chosen.api_keys_file) if chosen.api_keys_file else None
+    if ignored := kubernetes_variables():
+        log.warning("ignored, they describe a Kubernetes Service and are no settings: %s", ", ".join(ignored))
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
-        yield
+        with reload_on_sighup(models):
+            yield
         await models.close()
 
     app = FastAPI(
@@ -52,6 +64,20 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     app.state.models = models
     app.include_router(router)
     app.include_router(oip.router)
+    app.include_router(operations.router)
+    app.state.has_keys = keys is not None
+    # The last one added is the outermost.
+    app.add_middleware(LimitUploads, seconds=chosen.transfer_timeout_s, max_bytes=chosen.queue_bytes)
+    if keys:
+        app.add_middleware(RequireKey, keys=keys)
+    if chosen.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in chosen.cors_origins.split(",")],
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+        )
     app.add_middleware(Observe, metrics=metrics)
     errors.install(app)
     return app

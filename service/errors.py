@@ -7,6 +7,8 @@ Problem 500                     every error with an HTTP answer of its own
 ├── UnsupportedEncoding 415     a compressed body
 ├── InvalidInference 400        not what the Open Inference Protocol says
 ├── UnknownModel 404            another name or version than the model's
+├── Unauthorized 401            no API key, or a wrong one
+├── Forbidden 403               not without API keys
 ├── UploadTimeout 408           the body did not come in time
 ├── PayloadTooLarge 413
 │   ├── TooManyPixels           by the picture's header
@@ -20,6 +22,7 @@ Problem 500                     every error with an HTTP answer of its own
 │   ├── NotReady                the model is still being loaded
 │   ├── EnginesLost             every engine has failed
 │   ├── Overloaded              the queue is full
+│   ├── UploadsFull             too many bytes are being received
 │   └── Stopping                the server is shutting down
 ├── DeadlineExceeded 504
 └── InferenceFailed 500
@@ -126,6 +129,14 @@ class UploadTimeout(Problem):
     unread_body = True
 
 
+class Unauthorized(Problem):
+    status, kind, title = 401, "unauthorized", "No valid API key"
+
+
+class Forbidden(Problem):
+    status, kind, title = 403, "forbidden", "Not allowed"
+
+
 class NotAcceptable(Problem):
     status, kind, title = 406, "not-acceptable", "No acceptable answer"
 
@@ -163,6 +174,11 @@ class EnginesLost(Unavailable):
 
 class Overloaded(Unavailable):
     kind, title = "overloaded", "Too many requests at once"
+
+
+class UploadsFull(Unavailable):
+    kind, title = "uploads-full", "Too many uploads at once"
+    unread_body = True
 
 
 class Stopping(Unavailable):

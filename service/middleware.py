@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -61,6 +62,12 @@ class Observe:
 
         try:
             await self._app(scope, receive, watch)
+        except asyncio.CancelledError:
+            # Only the server does this to a request: the time for accepted ones is over.
+            if status:
+                raise
+            stopping = errors.problem_response(errors.Stopping("The server is shutting down.", 2.0), scope["path"])
+            await stopping(scope, receive, watch)
         except Exception:
             log.exception("unexpected error at %s %s", scope["method"], scope["path"])
             if status:  # Too late to answer otherwise: the connection is closed.
@@ -70,9 +77,7 @@ class Observe:
         finally:
             # The route, not the path: anyone can ask for any number of paths.
             route = getattr(scope.get("route"), "path", "(none)")
-            # Cancelled at shutdown before it had an answer.
-            reason = request.reason if status else "cancelled"
-            self._metrics.requests.labels(route, str(status or 503), reason).inc()
+            self._metrics.requests.labels(route, str(status), request.reason).inc()
             level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
             if log.isEnabledFor(level):
                 client = scope.get("client")
@@ -80,7 +85,7 @@ class Observe:
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
-                    "reason": reason,
+                    "reason": request.reason,
                     "ms": round((time.perf_counter() - start) * 1000, 1),
                     "bytes": sent,
                     "client": client[0] if client else None,

@@ -189,11 +189,12 @@ def _flat(data: Any) -> list[Any]:
     """The protocol allows data nested by shape as well as flat."""
     if not isinstance(data, list):
         raise InvalidInference("inputs: data must be a list.")
-    while data and isinstance(data[0], list):
-        if not all(isinstance(part, list) for part in data):
+    flat: list[Any] = data
+    while flat and isinstance(flat[0], list):
+        if not all(isinstance(part, list) for part in flat):
             raise InvalidInference("inputs: data must be nested evenly.")
-        data = [value for part in data for value in part]
-    return data
+        flat = [value for part in flat for value in part]
+    return flat
 
 
 def _from_base64(text: Any) -> bytes:

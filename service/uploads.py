@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLarge, InvalidRequest
+from service.errors import BodyTooLarge, InvalidRequest, UploadsFull, UploadTimeout
 
 FIELD = "file"
+RETRY_S = 2.0
 
 
 class _InMemoryParser(MultiPartParser):
@@ -79,3 +82,51 @@ async def _file_of_form(request: Request, stream: AsyncGenerator[bytes, None]) -
         return await files[0].read()
     finally:
         parser.close()
+
+
+class LimitUploads:
+    """ASGI middleware: bounds how long an upload takes, and how many bytes are being received together.
+
+    It wraps `receive`, so it holds for every route, whatever it reads. What exceeds a bound is raised where the route
+    reads, as UploadTimeout or Overloaded.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float, max_bytes: int) -> None:
+        self._app = app
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        complete = refused = False
+        own = 0
+
+        async def limited() -> Message:
+            nonlocal complete, refused, own
+            # What is thrown away after an answer counts no more.
+            if complete or refused:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                refused = True
+                raise UploadTimeout(f"The upload took longer than {self._seconds:g} s.") from None
+            complete = not message.get("more_body", False)
+            size = len(message.get("body", b""))
+            # An upload larger than the bound must not wait for ever: alone it is let in.
+            if self._bytes > own and self._bytes + size > self._max_bytes:
+                refused = True
+                raise UploadsFull("The server is receiving too many uploads. Try again later.", RETRY_S)
+            own += size
+            self._bytes += size
+            return message
+
+        try:
+            await self._app(scope, limited, send)
+        finally:
+            self._bytes -= own

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import StartupError
-from service.settings import Settings
+from service.settings import Settings, kubernetes_variables
 
 
 def test_defaults() -> None:
@@ -38,6 +38,8 @@ def test_environment_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SEGDEPTH_DEVICE", "cuda:0,", "SEGDEPTH_DEVICE"),
         ("SEGDEPTH_DEVICE", "cuda:x", "SEGDEPTH_DEVICE"),
         ("SEGDEPTH_MAX_BATCH", "0", "SEGDEPTH_MAX_BATCH"),
+        ("SEGDEPTH_DRAIN_S", "31", "drain_s is not smaller than grace_s"),
+        ("SEGDEPTH_LOG_FORMAT", "xml", "SEGDEPTH_LOG_FORMAT"),
         ("SEGDEPTH_TIMEOUT_S", "121", "timeout_s is larger than max_timeout_s"),
     ],
 )
@@ -49,6 +51,37 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, rea
     assert line.startswith("segdepth: ")
     assert reason in line
     assert "\n" not in line
+
+
+KUBERNETES = {
+    "SEGDEPTH_SERVICE_HOST": "10.0.0.1",
+    "SEGDEPTH_SERVICE_PORT": "8000",
+    "SEGDEPTH_SERVICE_PORT_HTTP": "8000",
+    "SEGDEPTH_PORT": "tcp://10.0.0.1:8000",
+    "SEGDEPTH_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "SEGDEPTH_PORT_8000_TCP_PROTO": "tcp",
+    "SEGDEPTH_PORT_8000_TCP_PORT": "8000",
+    "SEGDEPTH_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "SEGDEPTH_GPU_PORT": "udp://10.0.0.2:8000",
+    "SEGDEPTH_GPU_SERVICE_HOST": "10.0.0.2",
+    "SEGDEPTH_GPU_PORT_53_UDP_ADDR": "10.0.0.2",
+}
+
+
+def test_variables_of_a_kubernetes_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kubernetes_variables() == []
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SEGDEPTH_MAX_BATCH", "3")
+    assert (Settings.load().port, Settings.load().max_batch) == (8000, 3)
+    assert Settings.load(port="9001").port == 9001
+    assert kubernetes_variables() == sorted(KUBERNETES)
+    monkeypatch.setenv("SEGDEPTH_PORT", "9000")
+    assert Settings.load().port == 9000
+    assert "SEGDEPTH_PORT" not in kubernetes_variables()
+    monkeypatch.setenv("SEGDEPTH_GPU_PORT", "9000")
+    with pytest.raises(StartupError, match="unknown setting SEGDEPTH_GPU_PORT"):
+        Settings.load()
 
 
 def test_frozen_and_strict() -> None:
