@@ -42,7 +42,7 @@ from service.errors import (
 )
 from service.images import Letterbox, UInt8
 from service.pipeline import Pipeline
-from service.routes import JSON, Service, Timeout, describe_problems
+from service.routes import JSON, Service, Timeout
 from service.uploads import read_body
 from service.version import __version__
 
@@ -329,6 +329,12 @@ def _check_name(card: ModelCard, name: str, version: str | None) -> None:
         raise UnknownModel(f"There is no such version; this server has '{card.version}'.")
 
 
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI description of a route."""
+    schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    return {status: {"description": "An error", "content": {JSON: {"schema": schema}}} for status in statuses}
+
+
 @router.get("", operation_id="oip_server")
 async def server() -> dict[str, Any]:
     """The server."""
@@ -341,15 +347,15 @@ async def live() -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready", operation_id="oip_ready", responses=describe_problems(503))
+@router.get("/health/ready", operation_id="oip_ready", responses=_errors(503))
 async def ready(request: Request, service: Service) -> dict[str, bool]:
     """The model is loaded and warm."""
     request.app.state.models.require_ready()
     return {"ready": True}
 
 
-@router.get("/models/{name}", operation_id="oip_model", responses=describe_problems(404))
-@router.get("/models/{name}/versions/{version}", operation_id="oip_model_version", responses=describe_problems(404))
+@router.get("/models/{name}", operation_id="oip_model", responses=_errors(404))
+@router.get("/models/{name}/versions/{version}", operation_id="oip_model_version", responses=_errors(404))
 async def model(service: Service, name: str, version: str | None = None) -> dict[str, Any]:
     """The model's tensors. `image` may also be UINT8 [N, H, W, 3]."""
     _check_name(service.card, name, version)
@@ -364,11 +370,11 @@ async def model(service: Service, name: str, version: str | None = None) -> dict
     }
 
 
-@router.get("/models/{name}/ready", operation_id="oip_model_ready", responses=describe_problems(404, 503))
+@router.get("/models/{name}/ready", operation_id="oip_model_ready", responses=_errors(404, 503))
 @router.get(
     "/models/{name}/versions/{version}/ready",
     operation_id="oip_model_version_ready",
-    responses=describe_problems(404, 503),
+    responses=_errors(404, 503),
 )
 async def model_ready(request: Request, service: Service, name: str, version: str | None = None) -> dict[str, Any]:
     """The model is loaded and warm."""
@@ -384,7 +390,7 @@ _INFER: dict[str, Any] = {
             "description": "The outputs; as octets where binary data was asked for",
             "content": {JSON: {"schema": {"type": "object"}}, "application/octet-stream": {}},
         },
-        **describe_problems(400, 404, 408, 413, 415, 422, 500, 503, 504),
+        **_errors(400, 404, 408, 413, 415, 422, 500, 503, 504),
     },
     "openapi_extra": {
         "requestBody": {

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from service.errors import Forbidden, Problem
+from service.errors import Forbidden, Problem, ReloadFailed
 from service.models import Models
 from service.routes import describe_problems
 
@@ -63,6 +63,7 @@ def reload_on_sighup(models: Models) -> Iterator[None]:
 async def _reload(models: Models) -> None:
     try:
         await models.reload()
+    except ReloadFailed:
+        pass  # Its reason has been logged.
     except Problem as problem:
-        # A failed reload has been logged with its reason; this is for the others.
         log.error("SIGHUP: %s", problem.detail)

@@ -138,8 +138,8 @@ class HardenedProtocol(HttpToolsProtocol):
         """Answer without the app, and close."""
         self._refused = True
         title = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[status]
-        # An answer may be under way already, to a request before on this connection.
-        if self.cycle is None or self.cycle.response_complete:
+        # Not into an answer that is under way, to this request or to one before on this connection.
+        if self.cycle is None or self.cycle.response_complete or not (self.cycle.response_started or self.pipeline):
             body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
             content = json.dumps(body).encode()
             head = (

@@ -152,5 +152,7 @@ def _quality(accept: str, media_type: str) -> float:
                     quality = float(parameter[2:])
                 except ValueError:
                     quality = 0.0
+                if not 0.0 <= quality <= 1.0:  # NaN too.
+                    quality = 0.0
         found[name] = quality
     return next((found[r] for r in ranges if r in found), 0.0)

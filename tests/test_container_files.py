@@ -105,11 +105,8 @@ def test_every_setting_can_be_given_to_compose(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_stopping_waits_for_accepted_requests(name: str) -> None:
-    assert (
-        int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
-        > Settings(_env_file=None).grace_s
-        > Settings(_env_file=None).timeout_s
-    )
+    settings = Settings(_env_file=None)
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > settings.grace_s > settings.timeout_s
 
 
 def test_env_is_committed_and_has_no_other_variables_than_compose_reads() -> None:
