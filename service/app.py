@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ from service.models import Models, Source
 from service.operations import reload_on_sighup
 from service.routes import router
 from service.settings import Settings, kubernetes_variables
+from service.tracing import tracing
 from service.uploads import LimitUploads
 from service.version import __version__
 
@@ -43,6 +45,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     metrics = Metrics()
     models = Models(chosen, source or partial(onnx_source, chosen), metrics, _end_process)
 
+    traces = tracing()
     keys = ApiKeys(chosen.api_keys_file) if chosen.api_keys_file else None
     if ignored := kubernetes_variables():
         log.warning("ignored, they describe a Kubernetes Service and are no settings: %s", ", ".join(ignored))
@@ -53,6 +56,8 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
         with reload_on_sighup(models):
             yield
         await models.close()
+        if traces:
+            await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="segdepth",
@@ -78,7 +83,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"],
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
         )
-    app.add_middleware(Observe, metrics=metrics)
+    app.add_middleware(Observe, metrics=metrics, tracing=traces)
     errors.install(app)
     return app
 

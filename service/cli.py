@@ -64,7 +64,8 @@ class _Server(uvicorn.Server):
             print(f"segdepth listens on {self._url} (try {self._url}/docs)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal ends readiness, then accepting, then the process; a second one does not wait."""
+        """The first signal ends readiness, then accepting, then the process; a second one
+        does not wait for SEGDEPTH_DRAIN_S."""
         if self._models.draining:
             super().handle_exit(sig, frame)
             return

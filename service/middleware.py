@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import context, errors
 from service.context import RequestContext
 from service.metrics import Metrics
+from service.tracing import Tracing
 
 log = logging.getLogger("segdepth.access")
 
@@ -28,13 +29,15 @@ class Observe:
 
     - `X-Request-ID`: the request's own if it is sane, else a new one; echoed, in logs and in problems.
     - `Server-Timing`: the stages and the total in milliseconds.
+    - a trace of the request, where `service.tracing` says so.
     - counts the answer under its route, status and reason, and logs one line.
     - An exception that nobody handled is logged and answered with 500.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,6 +81,13 @@ class Observe:
             # The route, not the path: anyone can ask for any number of paths.
             route = getattr(scope.get("route"), "path", "(none)")
             self._metrics.requests.labels(route, str(status), request.reason).inc()
+            if self._tracing and scope["path"] not in PROBES:
+                attributes = {
+                    "http.request.method": scope["method"],
+                    "http.route": route,
+                    "http.response.status_code": status,
+                }
+                self._tracing.record(request, Headers(scope=scope), attributes, time.perf_counter() - start)
             level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
             if log.isEnabledFor(level):
                 client = scope.get("client")

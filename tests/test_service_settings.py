@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,14 @@ def test_frozen_and_strict() -> None:
 )
 def test_devices(device: str, devices: list[str]) -> None:
     assert Settings.load(device=device).devices == devices
+
+
+def test_the_documentation_has_every_setting_with_its_default() -> None:
+    table = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    documented = dict(re.findall(r"^\| `SEGDEPTH_(\w+)` \| (.*?) ?\|", table, re.MULTILINE))
+    defaults = {
+        name.upper(): "" if field.default in (None, "") else f"`{field.default}`"
+        for name, field in Settings.model_fields.items()
+    }
+    defaults["MODEL"] = "the bundled model"
+    assert documented == defaults
