@@ -15,7 +15,9 @@ def main() -> None:
     """Ask `/health/live` or `/health/ready`."""
     if sys.argv[1:] not in (["live"], ["ready"]):
         sys.exit("usage: python3 -m deploy.health live|ready")
-    address = ("127.0.0.1", int(os.environ.get("SEGDEPTH_PORT", "8000")))
+    port = os.environ.get("SEGDEPTH_PORT", "")
+    # For a Service named segdepth, Kubernetes sets it to tcp://...; the service ignores that as well.
+    address = ("127.0.0.1", int(port) if port.isdecimal() else 8000)
     try:
         with socket.create_connection(address, timeout=5) as connection:
             connection.sendall(f"GET /health/{sys.argv[1]} HTTP/1.0\r\n\r\n".encode())

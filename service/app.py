@@ -2,58 +2,62 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from service import errors
-from service.batcher import Batcher
+from service import errors, oip, operations
+from service.auth import ApiKeys, RequireKey
+from service.card import ModelCard
 from service.engine import Engine, OnnxEngine, read_card
 from service.errors import StartupError
-from service.metrics import CountRequests, Metrics
-from service.pipeline import Pipeline
+from service.metrics import Metrics
+from service.middleware import Observe
+from service.models import Models, Source
+from service.operations import reload_on_sighup
 from service.routes import router
-from service.settings import Settings
+from service.settings import Settings, kubernetes_variables
+from service.tracing import tracing
+from service.uploads import LimitUploads
 from service.version import __version__
 
+log = logging.getLogger("segdepth")
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+
+def create_app(settings: Settings | None = None, source: Source | None = None) -> FastAPI:
     """The service as an ASGI app.
 
     Args:
         settings: by default, those of the environment.
-        engine: by default, one on ONNX Runtime for `settings.model`; its loading begins when the app starts.
+        source: by default, `settings.model` on ONNX Runtime; its loading begins when the app starts.
 
     Raises:
         StartupError: a setting or the model file is not right.
     """
     chosen = settings or Settings.load()
-
-    def load() -> Engine:
-        if engine is not None:
-            return engine
-        return OnnxEngine(chosen.model, chosen.device, threads=chosen.threads, max_batch=chosen.max_batch)
-
     metrics = Metrics()
-    card = engine.card if engine is not None else read_card(chosen.model)
-    batcher = Batcher(
-        load,
-        _end_process,
-        metrics,
-        max_batch=chosen.max_batch,
-        queue_size=chosen.queue_size,
-        queue_bytes=chosen.queue_bytes,
-    )
-    pipeline = Pipeline(chosen, card, batcher, metrics)
+    models = Models(chosen, source or partial(onnx_source, chosen), metrics, _end_process)
+
+    traces = tracing()
+    keys = ApiKeys(chosen.api_keys_file) if chosen.api_keys_file else None
+    if ignored := kubernetes_variables():
+        log.warning("ignored, they describe a Kubernetes Service and are no settings: %s", ", ".join(ignored))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        pipeline.start()
-        yield
-        pipeline.close()
+        models.start()
+        with reload_on_sighup(models):
+            yield
+        await models.close()
+        if traces:
+            await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="segdepth",
@@ -62,11 +66,38 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.pipeline = pipeline
+    app.state.models = models
     app.include_router(router)
-    app.add_middleware(CountRequests, metrics=metrics)
+    app.include_router(oip.router)
+    app.include_router(operations.router)
+    app.state.has_keys = keys is not None
+    # The last one added is the outermost.
+    app.add_middleware(LimitUploads, seconds=chosen.transfer_timeout_s, max_bytes=chosen.queue_bytes)
+    if keys:
+        app.add_middleware(RequireKey, keys=keys)
+    if chosen.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in chosen.cors_origins.split(",")],
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+        )
+    app.add_middleware(Observe, metrics=metrics, tracing=traces)
     errors.install(app)
     return app
+
+
+def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
+    """The file `settings.model`, with an engine for each device."""
+    card = read_card(settings.model)
+    cores = len(os.sched_getaffinity(0))
+    threads = settings.threads or max(1, cores // settings.devices.count("cpu")) if "cpu" in settings.devices else 0
+
+    def load(device: str) -> Engine:
+        return OnnxEngine(settings.model, device, threads=threads, max_batch=settings.max_batch)
+
+    return card, [partial(load, device) for device in settings.devices]
 
 
 def _end_process(reason: StartupError) -> None:

@@ -1,7 +1,7 @@
-"""The batcher: one thread owns the engine and gives it what waits.
+"""The batcher: one queue, and for each engine a thread that owns it and gives it what waits.
 
-Greedy: whenever the engine is free it takes what waits, up to `max_batch` pictures of one size, without waiting for
-more. The same thread loads the engine and warms it up, so that the server is alive meanwhile.
+Greedy: whenever an engine is free it takes what waits, up to `max_batch` pictures of one size, the oldest first,
+without waiting for more. The same thread loads its engine and warms it up, so that the server is alive meanwhile.
 """
 
 from __future__ import annotations
@@ -10,23 +10,37 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from service.context import current
 from service.engine import Engine, Prediction
-from service.errors import InferenceFailed, NotReady, Overloaded, StartupError, Stopping
+from service.errors import (
+    DeadlineExceeded,
+    EnginesLost,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    Problem,
+    StartupError,
+    Stopping,
+)
 from service.images import UInt8
-from service.metrics import Metrics
+from service.metrics import Metrics, Serving
 
 log = logging.getLogger("segdepth")
 
 LOADING_RETRY_S = 2.0
+MAX_FAILURES = 3
+"""An engine that fails on so many batches one after the other is lost."""
+FIRST_GUESS_S = 0.1
+"""Seconds per request until they are measured."""
 
 
 class Result(NamedTuple):
@@ -40,6 +54,7 @@ class Result(NamedTuple):
 @dataclass(frozen=True)
 class _Item:
     canvas: UInt8
+    deadline: float
     future: Future[Result] = field(default_factory=Future)
     since: float = field(default_factory=time.perf_counter)
 
@@ -48,12 +63,25 @@ class _StopError(Exception):
     """Ends a warm-up when the server is stopped in the middle of it."""
 
 
+class _Owner:
+    """One engine, seen from outside its thread."""
+
+    def __init__(self, number: int, load: Callable[[], Engine]) -> None:
+        self.name = str(number)
+        self.load = load
+        self.engine: Engine | None = None
+        self.state: Literal["loading", "ready", "lost"] = "loading"
+        self.progress = (0, 1)
+        self.failures = 0
+        self.thread: threading.Thread | None = None
+
+
 class Batcher:
-    """Queue and owner thread of one engine. `place` and `infer` belong to the event loop.
+    """Queue and owner threads of the engines of one model. `place` and `infer` belong to the event loop.
 
     Args:
-        load: makes the engine; called in the owner thread.
-        on_failure: told, in the owner thread, why the engine cannot be had.
+        loaders: each makes one engine; called in the thread that owns it.
+        on_failure: told, in such a thread, why an engine cannot be had.
         max_batch: the most pictures at once.
         queue_size: the most requests that hold a place.
         queue_bytes: the most bytes that they take together.
@@ -61,7 +89,7 @@ class Batcher:
 
     def __init__(
         self,
-        load: Callable[[], Engine],
+        loaders: Sequence[Callable[[], Engine]],
         on_failure: Callable[[StartupError], None],
         metrics: Metrics,
         *,
@@ -69,7 +97,7 @@ class Batcher:
         queue_size: int,
         queue_bytes: int,
     ) -> None:
-        self._load = load
+        self._owners = [_Owner(number, load) for number, load in enumerate(loaders)]
         self._on_failure = on_failure
         self._metrics = metrics
         self._max_batch = max_batch
@@ -80,83 +108,142 @@ class Batcher:
         self._waiting: deque[_Item] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._seconds_per_picture = 0.1  # Until it is measured.
-        self._thread = threading.Thread(target=self._run, name="segdepth-engine", daemon=True)
-        self.progress = (0, 1)
-        """Warm-up steps: done, in all."""
-        self.provider: str | None = None
-        """What runs the model, once it is ready."""
-        metrics.watch_queue(lambda: len(self._waiting))
+        # Seconds between the ends of the last requests, while there was always another one to work on.
+        self._gaps: deque[float] = deque(maxlen=64)
+        self._busy_since = 0.0
 
     def start(self) -> None:
-        self._thread.start()
+        for owner in self._owners:
+            # A daemon, so that a process which may not wait any longer can end.
+            owner.thread = threading.Thread(
+                target=self._run, args=(owner,), name=f"segdepth-engine-{owner.name}", daemon=True
+            )
+            owner.thread.start()
 
     def close(self) -> None:
-        """Finish what waits, then end the thread."""
+        """Finish what waits, then end the threads."""
         with self._wake:
             self._stopping = True
-            self._wake.notify()
-        self._thread.join()
+            self._wake.notify_all()
+        for owner in self._owners:
+            if owner.thread is not None:
+                owner.thread.join()
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Warm-up steps of all engines: done, in all."""
+        steps = [owner.progress for owner in self._owners]
+        return sum(done for done, _ in steps), sum(total for _, total in steps)
+
+    @property
+    def provider(self) -> str | None:
+        """What runs the model, once it is ready."""
+        names = [owner.engine.provider for owner in self._owners if owner.engine is not None]
+        return ", ".join(dict.fromkeys(names)) if self.ready else None
 
     @property
     def ready(self) -> bool:
-        return self.provider is not None
+        states = {owner.state for owner in self._owners}
+        return "ready" in states and "loading" not in states
+
+    @property
+    def lost(self) -> bool:
+        """Every engine has failed."""
+        return all(owner.state == "lost" for owner in self._owners)
 
     def require_ready(self) -> None:
-        """Raises NotReady, with the progress, until the model is loaded and warm."""
-        if not self.ready:
-            done, total = self.progress
-            raise NotReady(
-                f"The model is being loaded and warmed up: step {done} of {total} is done.",
-                LOADING_RETRY_S,
-                progress={"done": done, "total": total},
-            )
+        """Until pictures can be answered, raises why not.
+
+        Raises:
+            NotReady: the model is being loaded or warmed up; with the progress.
+            EnginesLost: every engine has failed.
+        """
+        if self.ready:
+            return
+        if self.lost:
+            raise _engines_lost()
+        done, total = self.progress
+        raise NotReady(
+            f"The model is being loaded and warmed up: step {done} of {total} is done.",
+            LOADING_RETRY_S,
+            progress={"done": done, "total": total},
+        )
+
+    def serving(self) -> Serving:
+        """What the metrics show of this moment."""
+        with self._wake:
+            waiting = len(self._waiting)
+            oldest_s = time.perf_counter() - self._waiting[0].since if waiting else 0.0
+        engine = next((owner.engine for owner in self._owners if owner.engine is not None), None)
+        states = Counter(owner.state for owner in self._owners)
+        return Serving(
+            ready=self.ready,
+            waiting=waiting,
+            oldest_s=oldest_s,
+            engines={state: states[state] for state in ("loading", "ready", "lost")},
+            card=engine.card if engine else None,
+            provider=engine.provider if engine else "",
+            nodes=engine.nodes if engine else {},
+        )
 
     @contextmanager
-    def place(self, nbytes: int) -> Iterator[None]:
-        """Hold a place for one request of `nbytes` bytes, from its decoding to its answer.
+    def place(self, nbytes: int, pictures: int = 1) -> Iterator[None]:
+        """Hold a place per picture for a request of `nbytes` bytes, from its decoding to its answer.
 
         Raises:
             NotReady: the model is still being loaded.
+            EnginesLost: every engine has failed.
             Overloaded: all places or bytes are taken.
         """
         self.require_ready()
-        # An upload larger than `queue_bytes` must not wait for ever: alone it is let in.
-        if self._places >= self._queue_size or (self._places and self._bytes + nbytes > self._queue_bytes):
+        # A request larger than the bounds must not wait for ever: alone it is let in.
+        if self._places and (self._places + pictures > self._queue_size or self._bytes + nbytes > self._queue_bytes):
             raise Overloaded(
-                f"{self._places} requests are being worked on. Try again later.",
-                self._places * self._seconds_per_picture,
+                f"{self._places} pictures are being worked on. Try again later.", self._places * self._seconds_each()
             )
-        self._places += 1
+        if not self._places:
+            self._busy_since = time.perf_counter()
+        self._places += pictures
         self._bytes += nbytes
         try:
             yield
         finally:
-            self._places -= 1
+            self._places -= pictures
             self._bytes -= nbytes
+            now = time.perf_counter()
+            self._gaps.extend([(now - self._busy_since) / pictures] * pictures)
+            self._busy_since = now
+
+    def _seconds_each(self) -> float:
+        """How often a place gets free. Whatever limits it is in it: decoding, the engines, encoding."""
+        return sum(self._gaps) / len(self._gaps) if self._gaps else FIRST_GUESS_S
 
     async def infer(self, canvas: UInt8) -> Result:
-        """Run one canvas, uint8 [H, W, 3]. Cancelled while it waits, it is dropped when its turn comes.
+        """Run one canvas, uint8 [H, W, 3]. Cancelled or late, it is dropped when its turn comes.
 
         Raises:
+            DeadlineExceeded: the request's deadline passed while the picture waited.
             InferenceFailed: the engine raised an exception on the batch.
+            EnginesLost: the last engine failed.
             Stopping: the server shuts down.
         """
-        item = _Item(canvas)
+        item = _Item(canvas, current().deadline)
         with self._wake:
             if self._stopping:
                 raise Stopping("The server is shutting down.", LOADING_RETRY_S)
+            if self.lost:
+                raise _engines_lost()
             self._waiting.append(item)
             self._wake.notify()
         return await asyncio.wrap_future(item.future)
 
-    # --- the owner thread ---------------------------------------------------------------------------------------
+    # --- the owner threads --------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, owner: _Owner) -> None:
         start = time.perf_counter()
         try:
-            engine = self._load()
-            engine.warm_up(self._on_progress)
+            engine = owner.load()
+            engine.warm_up(lambda done, total: self._on_progress(owner, done, total))
         except _StopError:
             return
         except StartupError as error:
@@ -166,26 +253,28 @@ class Batcher:
             log.debug("loading failed", exc_info=True)
             self._on_failure(StartupError(f"the model cannot be loaded: {type(error).__name__}: {error}"))
             return
-        card = engine.card
-        self._metrics.set_model(card, engine.provider)
-        self.provider = engine.provider
+        owner.engine = engine
+        owner.state = "ready"
         log.info(
             "model %s %s is ready on %s after %.1f s",
-            card.name,
-            card.version,
+            engine.card.name,
+            engine.card.version,
             engine.provider,
             time.perf_counter() - start,
         )
-        while batch := self._take():
-            self._infer(engine, batch)
+        while batch := self._take(owner):
+            self._infer(owner, engine, batch)
+            if owner.failures >= MAX_FAILURES:
+                self._lose(owner)
+                break
         engine.close()
 
-    def _on_progress(self, done: int, total: int) -> None:
-        self.progress = (done, total)
+    def _on_progress(self, owner: _Owner, done: int, total: int) -> None:
+        owner.progress = (done, total)
         if self._stopping:
             raise _StopError
 
-    def _take(self) -> list[_Item]:
+    def _take(self, owner: _Owner) -> list[_Item]:
         """What to run next: the oldest picture and those of its size, in order. Empty when all is done."""
         with self._wake:
             while True:
@@ -197,26 +286,59 @@ class Batcher:
                     item = self._waiting.popleft()
                     if batch and item.canvas.shape != batch[0].canvas.shape:
                         others.append(item)
-                    # Cancelled: the client has gone, or the request is past its deadline.
-                    elif item.future.set_running_or_notify_cancel():
+                    elif self._is_wanted(item):
                         batch.append(item)
+                released = "full" if len(batch) == self._max_batch else "size" if others else "empty"
                 others.extend(self._waiting)
                 self._waiting = others
+                if batch:
+                    self._metrics.batches.labels(owner.name, released).inc()
                 if batch or self._stopping:
                     return batch
 
-    def _infer(self, engine: Engine, batch: list[_Item]) -> None:
+    def _is_wanted(self, item: _Item) -> bool:
+        """Whether somebody still waits for it; from then on its future cannot be cancelled."""
+        if not item.future.set_running_or_notify_cancel():
+            self._metrics.dropped.labels("cancelled").inc()
+            return False
+        if time.perf_counter() >= item.deadline:
+            # The event loop tells the client; it may be busy and have no time yet to cancel.
+            self._metrics.dropped.labels("deadline").inc()
+            item.future.set_exception(DeadlineExceeded("The deadline passed while the picture waited for the model."))
+            return False
+        return True
+
+    def _infer(self, owner: _Owner, engine: Engine, batch: list[_Item]) -> None:
         start = time.perf_counter()
         try:
             prediction = engine.infer(np.stack([item.canvas for item in batch]))
         except Exception:
-            log.exception("the engine failed on a batch of %d", len(batch))
+            owner.failures += 1
+            self._metrics.failures.labels(owner.name).inc()
+            log.exception("engine %s failed on a batch of %d", owner.name, len(batch))
             for item in batch:
                 item.future.set_exception(InferenceFailed("The model failed; the server's log has the details."))
             return
         seconds = time.perf_counter() - start
+        owner.failures = 0
         self._metrics.batch_size.observe(len(batch))
-        self._seconds_per_picture += 0.2 * (seconds / len(batch) - self._seconds_per_picture)
         for k, item in enumerate(batch):
             own = Prediction(prediction.labels[k], prediction.depth[k], prediction.confidence[k])
             item.future.set_result(Result(own, start - item.since, seconds))
+
+    def _lose(self, owner: _Owner) -> None:
+        """Take an engine out; with the last one, nothing that waits can be answered."""
+        with self._wake:
+            owner.state = "lost"
+            left = sum(other.state != "lost" for other in self._owners)
+            waiting = list(self._waiting) if not left else []
+            if not left:
+                self._waiting.clear()
+        log.error("engine %s is lost after %d failures, %d are left", owner.name, owner.failures, left)
+        for item in waiting:
+            if item.future.set_running_or_notify_cancel():
+                item.future.set_exception(_engines_lost())
+
+
+def _engines_lost() -> Problem:
+    return EnginesLost("Every engine has failed; the server's log says why. Reload or restart it.", 30.0)

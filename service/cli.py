@@ -1,6 +1,8 @@
 """The command.
 
 segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda]
+segdepth doctor [--model FILE.onnx] [--device cpu|cuda]
+segdepth warm [--model FILE.onnx] [--device cpu|cuda]
 segdepth --version
 """
 
@@ -8,19 +10,37 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Never
 
 import uvicorn
 
-from service.app import create_app
+from service import doctor, logs
+from service.app import create_app, onnx_source
 from service.errors import StartupError
+from service.models import Models
+from service.protocol import HardenedProtocol
 from service.settings import ENV_PREFIX, Settings
 from service.version import __version__
+
+log = logging.getLogger("segdepth")
+
+COMMANDS = {
+    "serve": "answer photos over HTTP",
+    "doctor": "say whether this machine can serve, and what is missing",
+    "warm": "load the model and run every shape once, then end",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,12 +50,43 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Server(uvicorn.Server):
-    url = ""
+    """Uvicorn, with a first line that tells the address, and an orderly end."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, models: Models, url: str) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._models = models
+        self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(f"segdepth listens on {self.url} (try {self.url}/docs)", flush=True)
+            print(f"segdepth listens on {self._url} (try {self._url}/docs)", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal ends readiness, then accepting, then the process; a second one
+        does not wait for SEGDEPTH_DRAIN_S."""
+        if self._models.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._models.draining = True
+        _later(self._settings.grace_s, self._end)
+        if self._settings.drain_s:
+            _later(self._settings.drain_s, lambda: super(_Server, self).handle_exit(sig, frame))
+        else:
+            super().handle_exit(sig, frame)
+
+    def _end(self) -> None:
+        log.error("the end after %g s, with work left over", self._settings.grace_s)
+        logging.shutdown()
+        os._exit(0)
+
+
+def _later(seconds: float, call: Callable[[], None]) -> None:
+    """In a thread of its own: whatever the event loop and the engines do."""
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,19 +95,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--version", action="version", version=f"segdepth {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    serve_parser = commands.add_parser(
-        "serve",
-        help="answer photos over HTTP",
-        description=f"Answer photos over HTTP. Every setting is also an environment variable {ENV_PREFIX}...",
-        allow_abbrev=False,
-    )
-    serve_parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    serve_parser.add_argument("--port", help="TCP port, 0 takes a free one (8000)")
-    serve_parser.add_argument("--model", type=Path, help="ONNX file to serve (the bundled one)")
-    serve_parser.add_argument("--device", help="cpu or cuda (cpu)")
-    args = parser.parse_args(argv)
-    flags = {name: getattr(args, name) for name in ("host", "port", "model", "device")}
-    serve(Settings.load(**{name: value for name, value in flags.items() if value is not None}))
+    for name, summary in COMMANDS.items():
+        description = (
+            f"{summary[0].upper()}{summary[1:]}. Every setting is also an environment variable {ENV_PREFIX}..."
+        )
+        command = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
+        if name == "serve":
+            command.add_argument("--host", help="address to listen on (127.0.0.1)")
+            command.add_argument("--port", help="TCP port, 0 takes a free one (8000)")
+        command.add_argument("--model", type=Path, help="ONNX file to serve (the bundled one)")
+        command.add_argument("--device", help="cpu or cuda, or several with commas between (cpu)")
+    flags = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    chosen = flags.pop("command")
+    settings = Settings.load(**flags)
+    logs.configure(settings.log_format, settings.log_level)
+    if chosen == "doctor":
+        sys.exit(doctor.main(settings))
+    elif chosen == "warm":
+        warm(settings)
+    else:
+        serve(settings)
+
+
+def warm(settings: Settings) -> None:
+    """Load and warm up every engine, one after the other, which fills the caches that later starts use.
+
+    Raises:
+        StartupError: the model or a device is not to be had.
+    """
+    _, loaders = onnx_source(settings)
+    for device, load in zip(settings.devices, loaders, strict=True):
+        start = time.perf_counter()
+        engine = load()
+        engine.warm_up(partial(_print_progress, device))
+        engine.close()
+        print(f"{device}: warm after {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _print_progress(device: str, done: int, total: int) -> None:
+    print(f"{device}: {done} of {total}", flush=True)
 
 
 def serve(settings: Settings) -> None:
@@ -67,22 +144,37 @@ def serve(settings: Settings) -> None:
     """
     # Uvicorn handles the signal first and raises it again when it has shut down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(message)s")
-    # It warns of every broken form, which anyone may send in any number; the client gets the reason.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    # Until the app handles it. Its default would end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _allow_many_connections()
     sock = _bind(settings.host, settings.port)
+    app = create_app(settings)
+    HardenedProtocol.transfer_timeout_s = settings.transfer_timeout_s
     config = uvicorn.Config(
-        create_app(settings),
+        app,
+        http=HardenedProtocol,
+        ws="none",
+        log_config=None,
         log_level=settings.log_level,
-        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+        # The app logs its requests itself.
+        access_log=False,
+        # A second before the process ends in any case, so that the last clients are told.
+        timeout_graceful_shutdown=max(1, int(settings.grace_s - settings.drain_s - 1)),
     )
-    server = _Server(config)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    server.url = f"http://{host}:{sock.getsockname()[1]}"
+    server = _Server(config, settings, app.state.models, f"http://{host}:{sock.getsockname()[1]}")
     try:
         server.run(sockets=[sock])
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _allow_many_connections() -> None:
+    """Each takes a file descriptor, and the usual soft limit of 1024 is for programs that use `select`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _bind(host: str, port: int) -> socket.socket:

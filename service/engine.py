@@ -7,9 +7,10 @@ The ONNX file is the contract: input `image` uint8 [N, H, W, 3], outputs `labels
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime
@@ -49,6 +50,10 @@ class Engine(Protocol):
     def provider(self) -> str:
         """The ONNX Runtime name of what runs the model."""
 
+    @property
+    def nodes(self) -> dict[str, int]:
+        """How many nodes of the graph each provider runs."""
+
     def warm_up(self, progress: Progress) -> None:
         """Run every shape once that requests will need."""
 
@@ -65,13 +70,14 @@ class OnnxEngine:
         StartupError: the file breaks the contract, or the device is not to be had; it says what is missing.
     """
 
-    def __init__(
-        self, path: Path, device: Literal["cpu", "cuda"] = "cpu", *, threads: int = 0, max_batch: int = 1
-    ) -> None:
+    def __init__(self, path: Path, device: str = "cpu", *, threads: int = 0, max_batch: int = 1) -> None:
+        """`device` is `cpu`, `cuda` or `cuda:N`."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if device == "cuda":
-            self._session = _cuda_session(path, options)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        kind, _, index = device.partition(":")
+        if kind == "cuda":
+            self._session = _cuda_session(path, options, int(index or 0))
             # cuDNN plans each new shape, and each number of pictures is one.
             self._warm_batches = range(1, max_batch + 1)
             self.provider = CUDA
@@ -83,6 +89,7 @@ class OnnxEngine:
             self._warm_batches = range(1, 2)
             self.provider = CPU
         self.card = _contract(self._session, path)
+        self.nodes = _nodes(self._session)
 
     def warm_up(self, progress: Progress) -> None:
         """Run every size of the card (on CUDA: with every number of pictures), and check the answers' shapes."""
@@ -129,7 +136,16 @@ def _session(path: Path, options: Any, providers: list[Any]) -> Any:
         raise StartupError(f"{path} is not an ONNX file that ONNX Runtime can load: {str(error)[:300]}") from None
 
 
-def _cuda_session(path: Path, options: Any) -> Any:
+def _nodes(session: Any) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # An older ONNX Runtime.
+        return {}
+    for subgraph in session.get_provider_graph_assignment_info():
+        counts[subgraph.ep_name] += len(subgraph.get_nodes())
+    return dict(counts)
+
+
+def _cuda_session(path: Path, options: Any, index: int) -> Any:
     if CUDA not in onnxruntime.get_available_providers():
         raise StartupError(
             "device cuda was asked for, but this onnxruntime is built without CUDA: install segdepth[gpu] instead of "
@@ -137,8 +153,7 @@ def _cuda_session(path: Path, options: Any) -> Any:
         )
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = _session(path, options, [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC"})])
+    session = _session(path, options, [(CUDA, {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"})])
     if CUDA not in session.get_providers():
         raise StartupError(
             "device cuda was asked for, but ONNX Runtime could not use it: check that `nvidia-smi` shows a GPU and "

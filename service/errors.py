@@ -4,14 +4,25 @@ Problem 500                     every error with an HTTP answer of its own
 ├── InvalidRequest 422          no file, several files, a broken form
 ├── BrokenImage 422             a known picture format, but damaged or not supported
 ├── UnsupportedImage 415        not one of the picture formats
+├── UnsupportedEncoding 415     a compressed body
+├── InvalidInference 400        not what the Open Inference Protocol says
+├── UnknownModel 404            another name or version than the model's
+├── Unauthorized 401            no API key, or a wrong one
+├── Forbidden 403               not without API keys
+├── UploadTimeout 408           the body did not come in time
 ├── PayloadTooLarge 413
 │   ├── TooManyPixels           by the picture's header
+│   ├── TooManyPictures         in one request
 │   └── BodyTooLarge            by bytes; the rest of the body is not read
 ├── NotAcceptable 406           `Accept` allows nothing we have
 ├── ClientGone 400              nobody is left to answer
+├── ReloadRunning 409           another reload has not ended
+├── ReloadFailed 409            the new model file is not right; the old one stays
 ├── Unavailable 503             with Retry-After
 │   ├── NotReady                the model is still being loaded
+│   ├── EnginesLost             every engine has failed
 │   ├── Overloaded              the queue is full
+│   ├── UploadsFull             too many bytes are being received
 │   └── Stopping                the server is shutting down
 ├── DeadlineExceeded 504
 └── InferenceFailed 500
@@ -34,6 +45,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from service.context import current
+
 log = logging.getLogger("segdepth")
 
 MEDIA_TYPE = "application/problem+json"
@@ -51,6 +64,7 @@ class ProblemBody(BaseModel):
     title: str = Field(examples=["Not a supported picture"])
     status: int = Field(examples=[415])
     detail: str = Field(examples=["Send a JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF."])
+    request_id: str = Field(examples=["0e0b6b1d9c5a4e2f8d9f3f0a7b1c2d3e"])
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's word
@@ -59,6 +73,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    unread_body: ClassVar[bool] = False
+    """Whether the request's body may be left unread: then it is drained and the connection closed."""
 
     def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **members: Any) -> None:
         super().__init__(detail)
@@ -87,8 +103,38 @@ class TooManyPixels(PayloadTooLarge):
     kind, title = "too-many-pixels", "The picture has too many pixels"
 
 
+class TooManyPictures(PayloadTooLarge):
+    kind, title = "too-many-pictures", "Too many pictures at once"
+
+
 class BodyTooLarge(PayloadTooLarge):
     kind, title = "body-too-large", "The request body is too large"
+    unread_body = True
+
+
+class InvalidInference(Problem):
+    status, kind, title = 400, "invalid-inference", "Not a request of the Open Inference Protocol"
+
+
+class UnknownModel(Problem):
+    status, kind, title = 404, "unknown-model", "No such model"
+
+
+class UnsupportedEncoding(Problem):
+    status, kind, title = 415, "unsupported-encoding", "Not a supported Content-Encoding"
+
+
+class UploadTimeout(Problem):
+    status, kind, title = 408, "upload-timeout", "The upload took too long"
+    unread_body = True
+
+
+class Unauthorized(Problem):
+    status, kind, title = 401, "unauthorized", "No valid API key"
+
+
+class Forbidden(Problem):
+    status, kind, title = 403, "forbidden", "Not allowed"
 
 
 class NotAcceptable(Problem):
@@ -99,6 +145,14 @@ class ClientGone(Problem):
     """Never read by anyone; the status is for the log and the metrics."""
 
     status, kind, title = 400, "client-gone", "The client went away"
+
+
+class ReloadRunning(Problem):
+    status, kind, title = 409, "reload-running", "Another reload is running"
+
+
+class ReloadFailed(Problem):
+    status, kind, title = 409, "reload-failed", "The new model is not served"
 
 
 class Unavailable(Problem):
@@ -114,8 +168,17 @@ class NotReady(Unavailable):
     kind, title = "not-ready", "The model is being loaded"
 
 
+class EnginesLost(Unavailable):
+    kind, title = "engines-lost", "The model does not run any more"
+
+
 class Overloaded(Unavailable):
     kind, title = "overloaded", "Too many requests at once"
+
+
+class UploadsFull(Unavailable):
+    kind, title = "uploads-full", "Too many uploads at once"
+    unread_body = True
 
 
 class Stopping(Unavailable):
@@ -138,14 +201,11 @@ class StartupError(SystemExit):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__("segdepth: " + " ".join(reason.split()))
+        self.reason = " ".join(reason.split())
+        super().__init__(f"segdepth: {self.reason}")
 
 
-class _ProblemResponse(JSONResponse):
-    media_type = MEDIA_TYPE
-
-
-class _UnreadBodyResponse(_ProblemResponse):
+class _UnreadBodyResponse(JSONResponse):
     """Answers before the whole body was read.
 
     Closing a connection with unread bytes resets it, and the client never sees the answer. So the answer goes out
@@ -178,60 +238,75 @@ async def _drain(receive: Receive) -> None:
         pass
 
 
-def _body(type_: str, title: str, status: int, detail: str, **members: Any) -> dict[str, Any]:
-    return {"type": type_, "title": title, "status": status, "detail": detail, **members}
+def describe(problem: Problem) -> dict[str, Any]:
+    """A problem as RFC 9457 has it."""
+    return {
+        "type": f"urn:segdepth:problem:{problem.kind}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        **problem.members,
+    }
 
 
-def problem_response(problem: Problem) -> Response:
-    """The RFC 9457 answer for a problem."""
-    response = _UnreadBodyResponse if isinstance(problem, BodyTooLarge) else _ProblemResponse
-    content = _body(
-        f"urn:segdepth:problem:{problem.kind}", problem.title, problem.status, problem.detail, **problem.members
-    )
-    return response(content, status_code=problem.status, headers=problem.headers)
+def problem_response(problem: Problem, path: str = "/") -> Response:
+    """The answer for a problem: RFC 9457, or below /v2 as the Open Inference Protocol has it."""
+    return _answer(path, problem.kind, describe(problem), problem.headers, problem.unread_body)
 
 
-def _plain_problem(status: int, detail: str, headers: Any = None) -> Response:
+def unexpected_response(path: str) -> Response:
+    """For an exception that nobody handled; a client learns nothing about our insides."""
+    return _plain_problem(path, 500, "An unexpected error; the server's log has the details.")
+
+
+def _plain_problem(path: str, status: int, detail: str, headers: Any = None) -> Response:
     """An error without a type of its own: as RFC 9457 says, its title is the status' phrase."""
-    content = _body("about:blank", HTTPStatus(status).phrase, status, detail)
-    return _ProblemResponse(content, status_code=status, headers=headers)
+    phrase = HTTPStatus(status).phrase
+    content = {"type": "about:blank", "title": phrase, "status": status, "detail": detail}
+    return _answer(path, phrase.lower().replace(" ", "-"), content, headers)
 
 
-async def _on_problem(_request: Request, error: Exception) -> Response:
+def _answer(path: str, kind: str, content: dict[str, Any], headers: Any, unread_body: bool = False) -> Response:
+    request = current()
+    request.reason = kind
+    response = _UnreadBodyResponse if unread_body else JSONResponse
+    status = content["status"]
+    if path == "/v2" or path.startswith("/v2/"):
+        return response({"error": content["detail"]}, status, headers, media_type="application/json")
+    return response({**content, "request_id": request.id}, status, headers, media_type=MEDIA_TYPE)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(error)
+    return problem_response(error, request.url.path)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path = request.url.path
     detail = error.detail
     if error.status_code == 404:
-        detail = f"There is nothing at {request.url.path}; /docs lists what there is."
+        detail = f"There is nothing at {path}; /docs lists what there is."
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        detail = f"{request.method} is not allowed at {request.url.path}; use {allowed}."
-    return _plain_problem(error.status_code, detail, error.headers)
+        detail = f"{request.method} is not allowed at {path}; use {allowed}."
+    return _plain_problem(path, error.status_code, detail, error.headers)
 
 
-async def _on_validation_error(_request: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = [f"{' '.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-    return problem_response(InvalidRequest("; ".join(details)))
+    return problem_response(InvalidRequest("; ".join(details)), request.url.path)
 
 
-async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    return problem_response(ClientGone("The connection was closed before the upload was complete."))
-
-
-async def _on_unexpected(_request: Request, _error: Exception) -> Response:
-    # The server logs the traceback; a client learns nothing about our insides.
-    return _plain_problem(500, "An unexpected error; the server's log has the details.")
+async def _on_disconnect(request: Request, _error: Exception) -> Response:
+    problem = ClientGone("The connection was closed before the upload was complete.")
+    return problem_response(problem, request.url.path)
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of `app` a problem."""
+    """Make every error of `app` a problem. What is left over, `service.middleware.Observe` answers."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_unexpected)

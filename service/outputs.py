@@ -104,5 +104,7 @@ def quality(accept: str, media_type: str) -> float:
                     wanted = float(parameter[2:])
                 except ValueError:
                     wanted = 0.0
+                if not 0.0 <= wanted <= 1.0:  # NaN too.
+                    wanted = 0.0
         found[name] = wanted
     return next((found[r] for r in ranges if r in found), 0.0)

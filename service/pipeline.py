@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import NamedTuple, TypeVar
 
 from service import cameras, images
@@ -18,7 +19,6 @@ from service.answers import Trace
 from service.batcher import Batcher, Result
 from service.cameras import Camera, Given
 from service.card import ModelCard
-from service.errors import DeadlineExceeded
 from service.images import Letterbox, UInt8
 from service.maps import Maps
 from service.metrics import Metrics
@@ -60,22 +60,20 @@ class Pipeline:
 
         Raises:
             Problem: any of UnsupportedImage, BrokenImage, TooManyPixels, InvalidRequest (an impossible camera),
-                NotReady, Overloaded, DeadlineExceeded, InferenceFailed and Stopping.
+                NotReady, EnginesLost, Overloaded, DeadlineExceeded, InferenceFailed and Stopping.
         """
         start = time.perf_counter()
         chosen = options or Options()
         canvas_bytes = max(height * width * 3 for height, width in self.card.input.sizes)
         with self.batcher.place(len(upload) + canvas_bytes):
-            try:
-                async with asyncio.timeout(self.settings.timeout_s):
-                    seen = await self._in_pool(lambda: self._decode(upload, chosen.camera))
-                    result = await self.batcher.infer(seen.canvas)
-                    return await self._in_pool(lambda: self._render(upload, output, chosen, seen, result, start))
-            except TimeoutError:
-                raise DeadlineExceeded(f"The answer took longer than {self.settings.timeout_s:g} s.") from None
+            seen = await self.in_pool(lambda: self._decode(upload, chosen.camera))
+            result = await self.batcher.infer(seen.canvas)
+            return await self.in_pool(lambda: self._render(upload, output, chosen, seen, result, start))
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def in_pool(self, work: Callable[[], T]) -> T:
+        """Run pixel work in a thread, with this request's context."""
+        inside = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: inside.run(work))
 
     def _decode(self, upload: bytes, given: Given) -> _Seen:
         """decode -> fit. Only the canvas is kept: many large pictures may be waiting."""
@@ -102,7 +100,6 @@ class Pipeline:
             start, seen.decode_s, result.queue_s, result.infer_s, encode_start, provider=str(self.batcher.provider)
         )
         answer = render(maps, output, options, trace)
-        stages = (seen.decode_s, result.queue_s, result.infer_s, time.perf_counter() - encode_start)
-        for name, seconds in zip(("decode", "queue", "infer", "encode"), stages, strict=True):
-            self.metrics.stage_seconds.labels(name).observe(seconds)
+        encode_s = time.perf_counter() - encode_start
+        self.metrics.observe_stages(decode=seen.decode_s, queue=result.queue_s, infer=result.infer_s, encode=encode_s)
         return answer

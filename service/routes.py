@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Annotated, Any, TypeVar, cast
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.answers import Answer, Live, Ready
 from service.cameras import Given
 from service.card import ClassInfo, ModelCard
 from service.coco import Coco
 from service.containers import Part, multipart
-from service.errors import (
-    MEDIA_TYPE,
-    ClientGone,
-    InvalidRequest,
-    PayloadTooLarge,
-    Problem,
-    ProblemBody,
-    problem_response,
-)
+from service.context import current
+from service.deadline import timeout_of, within
+from service.errors import MEDIA_TYPE, InvalidRequest, PayloadTooLarge, Problem, ProblemBody, describe
 from service.outputs import (
     JSON,
     MEDIA_TYPES,
@@ -37,13 +32,13 @@ from service.pipeline import Pipeline
 from service.uploads import FIELD, FIELDS, read_upload, read_uploads
 from service.version import __version__
 
-T = TypeVar("T")
-
 router = APIRouter()
 
 
-async def _pipeline(request: Request) -> Pipeline:
-    return cast(Pipeline, request.app.state.pipeline)
+async def _pipeline(request: Request) -> AsyncIterator[Pipeline]:
+    """The pipeline that serves now; a reload keeps it until this request has its answer."""
+    with request.app.state.models.use() as pipeline:
+        yield pipeline
 
 
 Service = Annotated[Pipeline, Depends(_pipeline)]
@@ -104,7 +99,20 @@ Wanted = Annotated[
 ]
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+async def _timeout(
+    service: Service,
+    x_request_timeout_ms: Annotated[
+        int | None, Header(ge=1, description="Milliseconds from the complete upload to the answer; after them, 504.")
+    ] = None,
+) -> float:
+    return timeout_of(x_request_timeout_ms, service.settings)
+
+
+Timeout = Annotated[float, Depends(_timeout)]
+
+
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI description of a route."""
     content = {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}}
     return {status: {"description": "An RFC 9457 problem", "content": content} for status in statuses}
 
@@ -141,11 +149,13 @@ _UPLOADS = {
             "description": "Mask and depth map, as `output` or `Accept` asks for them",
             "content": {name: {"schema": _BINARY} for name in MEDIA_TYPES.values() if name != JSON},
         },
-        **_problems(406, 413, 415, 422, 500, 503, 504),
+        **describe_problems(406, 408, 413, 415, 422, 500, 503, 504),
     },
     openapi_extra={"requestBody": _UPLOAD},
 )
-async def predict(request: Request, service: Service, options: FromQuery, output: Wanted = None) -> Response:
+async def predict(
+    request: Request, service: Service, timeout_s: Timeout, options: FromQuery, output: Wanted = None
+) -> Response:
     """Segment a photo of a room and measure its depth.
 
     Send the picture as the multipart field `file`, or as the body itself. All maps have its size, as seen upright.
@@ -165,7 +175,7 @@ async def predict(request: Request, service: Service, options: FromQuery, output
     options.check(wanted)
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes)
-    body, media_type = await _unless_gone(request, service.predict(upload, wanted, options))
+    body, media_type = await within(request, timeout_s, service.predict(upload, wanted, options))
     return Response(body, media_type=media_type)
 
 
@@ -177,12 +187,12 @@ async def predict(request: Request, service: Service, options: FromQuery, output
             "description": "An answer to each picture, or the problem with it, in their order",
             "content": {MULTIPART: {"schema": _BINARY}},
         },
-        **_problems(406, 413, 422, 500, 503),
+        **describe_problems(406, 408, 413, 422, 500, 503, 504),
     },
     openapi_extra={"requestBody": _UPLOADS},
 )
 async def predict_batch(
-    request: Request, service: Service, options: FromQuery, output: EachWanted = "json"
+    request: Request, service: Service, timeout_s: Timeout, options: FromQuery, output: EachWanted = "json"
 ) -> Response:
     """The same for several photos at once: any number of multipart fields `files` (or `file`), within the limits.
 
@@ -194,7 +204,7 @@ async def predict_batch(
     options.check(output)
     service.batcher.require_ready()
     uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files)
-    answers = await _unless_gone(request, _all_answers(service, uploads, output, options))
+    answers = await within(request, timeout_s, _all_answers(service, uploads, output, options))
     if media_type == JSON:
         return Response(b"[" + b",".join(answer.body for answer in answers) + b"]", media_type=JSON)
     body, media_type = multipart([Part("", answer.media_type, answer.body) for answer in answers])
@@ -217,7 +227,7 @@ async def _answer_or_problem(service: Pipeline, upload: bytes, output: Output, o
             raise PayloadTooLarge(f"The picture has more than {service.settings.max_bytes} bytes, this server's limit.")
         return await service.predict(upload, output, options)
     except Problem as problem:
-        return Rendered(bytes(problem_response(problem).body), MEDIA_TYPE)
+        return Rendered(json.dumps({**describe(problem), "request_id": current().id}).encode(), MEDIA_TYPE)
 
 
 @router.get("/health/live")
@@ -226,10 +236,10 @@ async def live() -> Live:
     return Live()
 
 
-@router.get("/health/ready", responses=_problems(503))
-async def ready(service: Service) -> Ready:
+@router.get("/health/ready", responses=describe_problems(503))
+async def ready(request: Request, service: Service) -> Ready:
     """The model is loaded and warm; until then 503 with the progress."""
-    service.batcher.require_ready()
+    request.app.state.models.require_ready()
     return Ready(provider=str(service.batcher.provider))
 
 
@@ -254,26 +264,3 @@ async def metrics(service: Service) -> Response:
 @router.get("/", include_in_schema=False)
 async def index() -> dict[str, str]:
     return {"name": "segdepth", "version": __version__, "docs": "/docs"}
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work, but cancel it when the client closes the connection.
-
-    Raises:
-        ClientGone: it did.
-    """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("The client closed the connection before the answer.")
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

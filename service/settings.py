@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartupError
@@ -22,8 +23,9 @@ class Settings(BaseSettings):
 
     model: Path = BUNDLED_MODEL
     """The ONNX file to serve."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs. `cuda` never falls back to the CPU."""
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$")] = "cpu"
+    """Where the network runs: `cpu`, `cuda`, or several with commas between, such as `cuda:0,cuda:1`, which then share
+    the work. `cuda` never falls back to the CPU."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The TCP port; 0 takes a free one."""
@@ -40,12 +42,40 @@ class Settings(BaseSettings):
     queue_size: Annotated[int, Field(ge=1)] = 64
     """The most requests that are worked on or wait; one more is answered with 503."""
     queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
-    """The most bytes that the uploads and canvases of those requests take together."""
+    """The most bytes that the uploads and canvases of those requests take together; also the most bytes of uploads
+    that are being received."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds from the complete upload to the answer; a request that takes longer is answered with 504."""
+    max_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """The most seconds that a request may ask for instead, with the header `X-Request-Timeout-Ms`."""
+    transfer_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds in which an upload must be complete (else 408), and in which a client must take what it is sent."""
+    grace_s: Annotated[float, Field(gt=0)] = 31.0
+    """Seconds from SIGTERM on in which accepted requests are answered; then the process ends in any case."""
+    drain_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds of those in which new requests are still accepted, while `/health/ready` says 503 already, until load
+    balancers have seen it."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of the network; 0 takes one per core."""
+    api_keys_file: Path | None = None
+    """SHA-256 sums of API keys, one per line, each optionally with a name; without it the service is open to all."""
+    cors_origins: str = ""
+    """Origins whose web pages may use the service, with commas between, or `*`; by default none."""
+    log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def devices(self) -> list[str]:
+        """One entry per engine."""
+        return self.device.split(",")
+
+    @model_validator(mode="after")
+    def _limits_fit_each_other(self) -> Settings:
+        if self.timeout_s > self.max_timeout_s:
+            raise ValueError("timeout_s is larger than max_timeout_s")
+        if self.drain_s >= self.grace_s:
+            raise ValueError("drain_s is not smaller than grace_s")
+        return self
 
     @classmethod
     def load(cls, **chosen: Any) -> Settings:
@@ -57,11 +87,38 @@ class Settings(BaseSettings):
         for variable in os.environ:
             name = variable.upper()
             # pydantic-settings ignores unknown variables, and a misspelt limit would silently not be one.
-            if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].lower() not in cls.model_fields:
+            if not name.startswith(ENV_PREFIX) or _is_of_kubernetes(variable):
+                continue
+            if name[len(ENV_PREFIX) :].lower() not in cls.model_fields:
                 raise StartupError(f"unknown setting {variable}")
+        if f"{ENV_PREFIX}PORT" in kubernetes_variables():
+            chosen = {"port": cls.model_fields["port"].default, **chosen}
         try:
             return cls(**chosen)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise StartupError(f"settings: {first['msg']}") from None
             name = ".".join(str(part) for part in first["loc"])
             raise StartupError(f"setting {name} ({ENV_PREFIX}{name.upper()}): {first['msg']}") from None
+
+
+def kubernetes_variables() -> list[str]:
+    """The `SEGDEPTH_*` variables of the environment that are no settings, but describe a Kubernetes Service.
+
+    For a Service named `segdepth`, or `segdepth-` and more, Kubernetes gives every container of the namespace
+    SEGDEPTH_SERVICE_HOST, SEGDEPTH_PORT=tcp://10.0.0.1:8000, SEGDEPTH_PORT_8000_TCP_ADDR and more.
+    """
+    return sorted(variable for variable in os.environ if _is_of_kubernetes(variable))
+
+
+_SERVICE = re.compile(
+    rf"{ENV_PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+
+
+def _is_of_kubernetes(variable: str) -> bool:
+    if _SERVICE.fullmatch(variable):
+        return True
+    is_url = re.match(r"(tcp|udp|sctp)://", os.environ[variable]) is not None
+    return is_url and re.fullmatch(rf"{ENV_PREFIX}(\w+_)?PORT", variable) is not None

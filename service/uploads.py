@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLarge, InvalidRequest
+from service.errors import BodyTooLarge, InvalidRequest, UploadsFull, UploadTimeout
 
 FIELD = "file"
 FIELDS = ("files", FIELD)
 """Of several pictures; the second is what some clients repeat."""
+RETRY_S = 2.0
 
 
 class _InMemoryParser(MultiPartParser):
@@ -26,6 +29,15 @@ class _InMemoryParser(MultiPartParser):
             file.close()
 
 
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
+    """
+    return b"".join([chunk async for chunk in _counted(request, max_bytes)])
+
+
 async def read_upload(request: Request, max_bytes: int) -> bytes:
     """The bytes of the uploaded file.
 
@@ -33,11 +45,10 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
         BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
         InvalidRequest: nothing, an empty file, several files, no field `file`, or a broken form.
     """
-    stream = _bounded(request, max_bytes)
     if not _is_form(request):
-        data = b"".join([chunk async for chunk in stream])
+        data = await read_body(request, max_bytes)
     else:
-        async with _form(request, stream, max_files=8) as form:
+        async with _form(request, _counted(request, max_bytes), max_files=8) as form:
             files = form.getlist(FIELD)
             if len(files) > 1:
                 raise InvalidRequest(f"The form has {len(files)} fields '{FIELD}'; send one picture per request.")
@@ -58,28 +69,23 @@ async def read_uploads(request: Request, max_bytes: int, max_files: int) -> list
     """
     if not _is_form(request):
         raise InvalidRequest(f"Send the pictures as multipart/form-data, each in a field '{FIELDS[0]}'.")
-    async with _form(request, _bounded(request, max_bytes), max_files) as form:
+    async with _form(request, _counted(request, max_bytes), max_files) as form:
         uploads = [await _content(name, value) for name, value in form.multi_items() if name in FIELDS]
         if not uploads:
             raise InvalidRequest(f"The form has no field '{FIELDS[0]}' (it has {_names(form)}).")
         return uploads
 
 
-def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body, until it is too large."""
+async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     too_large = BodyTooLarge(f"The request body is larger than {max_bytes} bytes, the limit of this server.")
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large
-
-    async def counted() -> AsyncGenerator[bytes, None]:
-        count = 0
-        async for chunk in request.stream():
-            count += len(chunk)
-            if count > max_bytes:
-                raise too_large
-            yield chunk
-
-    return counted()
+    count = 0
+    async for chunk in request.stream():
+        count += len(chunk)
+        if count > max_bytes:
+            raise too_large
+        yield chunk
 
 
 def _is_form(request: Request) -> bool:
@@ -105,3 +111,51 @@ async def _content(name: str, value: UploadFile | str) -> bytes:
     if not isinstance(value, UploadFile):
         raise InvalidRequest(f"The field '{name}' must be a file, with a filename.")
     return await value.read()
+
+
+class LimitUploads:
+    """ASGI middleware: bounds how long an upload takes, and how many bytes are being received together.
+
+    It wraps `receive`, so it holds for every route, whatever it reads. What exceeds a bound is raised where the route
+    reads, as UploadTimeout or Overloaded.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float, max_bytes: int) -> None:
+        self._app = app
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        complete = refused = False
+        own = 0
+
+        async def limited() -> Message:
+            nonlocal complete, refused, own
+            # What is thrown away after an answer counts no more.
+            if complete or refused:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                refused = True
+                raise UploadTimeout(f"The upload took longer than {self._seconds:g} s.") from None
+            complete = not message.get("more_body", False)
+            size = len(message.get("body", b""))
+            # An upload larger than the bound must not wait for ever: alone it is let in.
+            if self._bytes > own and self._bytes + size > self._max_bytes:
+                refused = True
+                raise UploadsFull("The server is receiving too many uploads. Try again later.", RETRY_S)
+            own += size
+            self._bytes += size
+            return message
+
+        try:
+            await self._app(scope, limited, send)
+        finally:
+            self._bytes -= own

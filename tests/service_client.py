@@ -7,7 +7,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -28,6 +28,7 @@ class FakeEngine:
     """
 
     provider = "FakeExecutionProvider"
+    nodes: ClassVar = {"FakeExecutionProvider": 3}
 
     def __init__(self) -> None:
         self.card = ModelCard.model_validate(card())
@@ -65,13 +66,15 @@ async def serving(app: FastAPI, ready: bool = True) -> AsyncIterator[httpx.Async
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as client:
-            while ready and not app.state.pipeline.batcher.ready:
+            while ready and not app.state.models.current.batcher.ready:
                 await asyncio.sleep(0.005)
             yield client
 
 
 def fake_app(engine: FakeEngine | None = None, **settings: Any) -> FastAPI:
-    return create_app(Settings(**settings), engine or FakeEngine())
+    """The app on one fake engine."""
+    chosen = engine or FakeEngine()
+    return create_app(Settings(**settings), lambda: (chosen.card, [lambda: chosen]))
 
 
 def ask(test: Callable[[httpx.AsyncClient], Awaitable[Any]], app: FastAPI | None = None, ready: bool = True) -> Any:
@@ -111,7 +114,8 @@ def check_problem(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text[:500]
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
-    assert {"type", "title", "status", "detail"} <= set(body)
+    assert {"type", "title", "status", "detail", "request_id"} <= set(body)
+    assert body["request_id"] == response.headers["x-request-id"]
     assert body["status"] == status
     assert all(isinstance(body[name], str) and body[name] for name in ("type", "title", "detail"))
     return body

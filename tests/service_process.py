@@ -27,6 +27,8 @@ def environment(**settings: str) -> dict[str, str]:
 class Server:
     process: subprocess.Popen[str]
     url: str
+    first_output: str
+    """What it printed before it listened."""
 
     @property
     def port(self) -> int:
@@ -63,7 +65,7 @@ def start(*arguments: str, **settings: str) -> Iterator[Server]:
         for line in process.stdout:
             lines.append(line)
             if found := re.search(r"listens on (http://\S+)", line):
-                yield Server(process, found[1])
+                yield Server(process, found[1], "".join(lines[:-1]))
                 break
         else:
             raise AssertionError("the server ended: " + "".join(lines))

@@ -105,7 +105,8 @@ def test_every_setting_can_be_given_to_compose(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_stopping_waits_for_accepted_requests(name: str) -> None:
-    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > Settings(_env_file=None).timeout_s + 1
+    settings = Settings(_env_file=None)
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > settings.grace_s > settings.timeout_s
 
 
 def test_env_is_committed_and_has_no_other_variables_than_compose_reads() -> None:
@@ -129,6 +130,13 @@ def test_health_check_of_a_server(server: Server, probe: str) -> None:
     answer = health(probe, port=server.port)
     assert answer.returncode == 0, answer.stderr
     assert " 200 " in answer.stdout
+
+
+def test_health_check_beside_a_kubernetes_service_of_that_name() -> None:
+    env = environment(SEGDEPTH_PORT="tcp://10.0.0.1:8000")
+    command = [sys.executable, "-m", "deploy.health", "live"]
+    answer = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+    assert "Traceback" not in answer.stderr
 
 
 def test_health_check_without_a_server() -> None:

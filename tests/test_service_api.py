@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from service_client import FakeEngine, check_problem, encode, fake_app, opened, quadrants
 from service_client import ask as call
 
@@ -252,17 +254,23 @@ def test_metrics() -> None:
 
     text = call(test)
     for line in [
-        'segdepth_requests_total{route="/predict",status="200"} 1.0',
-        'segdepth_requests_total{route="/predict",status="415"} 1.0',
-        'segdepth_requests_total{route="(none)",status="404"} 1.0',
-        'segdepth_requests_total{route="/predict",status="405"} 1.0',
+        'segdepth_requests_total{reason="ok",route="/predict",status="200"} 1.0',
+        'segdepth_requests_total{reason="unsupported-image",route="/predict",status="415"} 1.0',
+        'segdepth_requests_total{reason="not-found",route="(none)",status="404"} 1.0',
+        'segdepth_requests_total{reason="method-not-allowed",route="/predict",status="405"} 1.0',
         'segdepth_stage_seconds_count{stage="decode"} 1.0',
         'segdepth_stage_seconds_count{stage="queue"} 1.0',
         'segdepth_stage_seconds_count{stage="infer"} 1.0',
         'segdepth_stage_seconds_count{stage="encode"} 1.0',
         "segdepth_batch_size_sum 1.0",
         "segdepth_queue_length 0.0",
-        'segdepth_model_info{backbone="none",name="tiny",network="corners",provider="FakeExecutionProvider",version="1.2"}',
+        "segdepth_queue_oldest_seconds 0.0",
+        'segdepth_batches_total{engine="0",released="empty"} 1.0',
+        'segdepth_engines{state="ready"} 1.0',
+        'segdepth_model_info{backbone="none",name="tiny",network="corners",precision="fp32",'
+        'provider="FakeExecutionProvider",version="1.2"} 1.0',
+        'segdepth_model_nodes{provider="FakeExecutionProvider"} 3.0',
+        "segdepth_ready 1.0",
     ]:
         assert line in text
     assert "/nothing/here" not in text
@@ -408,6 +416,75 @@ def test_deadline_is_504_and_the_work_is_dropped() -> None:
         assert [len(batch) for batch in engine.batches] == [1, 1]
 
     call(test, fake_app(engine, timeout_s=0.4))
+
+
+def test_a_deadline_of_the_request_s_own() -> None:
+    engine = FakeEngine()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        tasks = await busy(client, engine, 2)
+        response = await client.post("/predict", content=PICTURE, headers={"x-request-timeout-ms": "50"})
+        assert check_problem(response, 504)["detail"] == "The answer took longer than 0.05 s."
+        engine.gate.set()
+        assert [r.status_code for r in await asyncio.gather(*tasks)] == [200, 200]
+        longer = await client.post("/predict", content=PICTURE, headers={"x-request-timeout-ms": "40000"})
+        assert longer.status_code == 200
+        assert [len(batch) for batch in engine.batches] == [1, 1, 1]
+
+    call(test, fake_app(engine, max_timeout_s=40))
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "", "40001", "9" * 400])
+def test_bad_deadlines(value: str) -> None:
+    app = fake_app(max_timeout_s=40)
+    body = check_problem(post(app=app, headers={"x-request-timeout-ms": value}), 422)
+    assert "x-request-timeout-ms" in body["detail"].lower()
+
+
+def test_lost_engines_end_readiness() -> None:
+    engine = FakeEngine()
+    engine.fail = True
+
+    async def test(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            check_problem(await client.post("/predict", content=PICTURE), 500)
+        for response in [await client.get("/health/ready"), await client.post("/predict", content=PICTURE)]:
+            assert check_problem(response, 503)["type"] == "urn:segdepth:problem:engines-lost"
+            assert int(response.headers["retry-after"]) >= 1
+        assert (await client.get("/health/live")).status_code == 200
+        text = (await client.get("/metrics")).text
+        assert 'segdepth_engines{state="lost"} 1.0' in text
+        assert "segdepth_ready 0.0" in text
+
+    call(test, fake_app(engine))
+
+
+def test_metrics_are_those_of_the_documentation() -> None:
+    """Names, kinds and labels in docs/metrics.md, both ways."""
+    engine = FakeEngine()
+
+    async def test(client: httpx.AsyncClient) -> str:
+        # One of each kind, so that every label is seen.
+        tasks = await busy(client, engine, 2)
+        await client.post("/predict", content=PICTURE, headers={"x-request-timeout-ms": "20"})
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+        engine.fail = True
+        await client.post("/predict", content=PICTURE)
+        app.state.models._metrics.reloads.labels("ok").inc()
+        return (await client.get("/metrics")).text
+
+    app = fake_app(engine)
+    found: dict[str, tuple[str, set[str]]] = {}
+    for family in text_string_to_metric_families(call(test, app)):
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        if not family.name.endswith("_created"):
+            found[family.name + ("_total" if family.type == "counter" else "")] = (family.type, labels)
+    documented: dict[str, tuple[str, set[str]]] = {}
+    table = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", table, re.MULTILINE):
+        documented[name] = (kind, set(re.findall(r"`(\w+)`", labels)))
+    assert found == documented
 
 
 def test_a_client_that_goes_is_dropped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,23 +13,34 @@ import pytest
 from service_client import FakeEngine
 
 from service.batcher import Batcher
-from service.errors import InferenceFailed, NotReady, Overloaded, StartupError, Stopping
+from service.context import RequestContext, begin
+from service.errors import (
+    DeadlineExceeded,
+    EnginesLost,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    StartupError,
+    Stopping,
+)
 from service.metrics import Metrics
 
 
 @asynccontextmanager
-async def running(engine: FakeEngine, **limits: Any) -> AsyncIterator[Batcher]:
+async def running(*engines: FakeEngine, metrics: Metrics | None = None, **limits: Any) -> AsyncIterator[Batcher]:
     limits = {"max_batch": 4, "queue_size": 64, "queue_bytes": 1 << 20, **limits}
     failures: list[StartupError] = []
-    batcher = Batcher(lambda: engine, failures.append, Metrics(), **limits)
+    loaders = [lambda engine=engine: engine for engine in engines]
+    batcher = Batcher(loaders, failures.append, metrics or Metrics(), **limits)
     batcher.start()
     await until(lambda: batcher.ready)
     try:
         yield batcher
     finally:
-        engine.gate.set()
+        for engine in engines:
+            engine.gate.set()
         await asyncio.to_thread(batcher.close)
-        assert engine.closed
+        assert all(engine.closed for engine in engines)
         assert not failures
 
 
@@ -115,7 +127,7 @@ def test_an_engine_exception_does_not_end_the_thread() -> None:
 def test_places_are_bounded_in_requests_and_bytes() -> None:
     async def test() -> None:
         async with running(FakeEngine(), queue_size=2, queue_bytes=100) as batcher:
-            batcher._seconds_per_picture = 1.7
+            batcher._gaps.extend([1.5, 1.9])
             with batcher.place(10):
                 with batcher.place(10):
                     with pytest.raises(Overloaded) as caught, batcher.place(1):
@@ -123,21 +135,37 @@ def test_places_are_bounded_in_requests_and_bytes() -> None:
                     assert caught.value.headers == {"Retry-After": "4"}  # 2 x 1.7 s
                 with pytest.raises(Overloaded), batcher.place(91):
                     pass
+                with pytest.raises(Overloaded), batcher.place(1, pictures=2):
+                    pass
                 with batcher.place(90):
                     pass
-            # Alone, it may be larger than the bound: it could never be let in otherwise.
-            with batcher.place(1000):
+            # Alone, it may be larger than the bounds: it could never be let in otherwise.
+            with batcher.place(1000, pictures=5):
                 pass
 
     asyncio.run(test())
 
 
-def test_service_time_is_measured() -> None:
+def test_retry_after_is_the_time_in_which_all_places_get_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
+
     async def test() -> None:
-        async with running(FakeEngine()) as batcher:
-            for _ in range(40):
-                await batcher.infer(canvas(1))
-            assert batcher._seconds_per_picture < 0.05
+        nonlocal now
+        async with running(FakeEngine(), queue_size=4) as batcher:
+            places = [batcher.place(1, pictures=n) for n in (1, 1, 2)]
+            for place in places:
+                place.__enter__()
+            with pytest.raises(Overloaded) as caught, batcher.place(1):
+                pass
+            assert caught.value.headers == {"Retry-After": "1"}  # 4 x 0.1 s, a guess
+            for place, seconds in zip(places, (3.0, 1.0, 4.0), strict=True):
+                now += seconds
+                place.__exit__(None, None, None)
+            now += 1000.0  # Nothing to do: this does not count.
+            with batcher.place(1, pictures=4), pytest.raises(Overloaded) as caught, batcher.place(1):
+                pass
+            assert caught.value.headers == {"Retry-After": "8"}  # 4 x (3 + 1 + 2 + 2) / 4 s
 
     asyncio.run(test())
 
@@ -146,7 +174,7 @@ def test_not_ready_until_warm() -> None:
     async def test() -> None:
         engine = FakeEngine()
         engine.warm_gate.clear()
-        batcher = Batcher(lambda: engine, print, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
+        batcher = Batcher([lambda: engine], print, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
         batcher.start()
         await until(lambda: batcher.progress == (1, 3))
         with pytest.raises(NotReady) as caught, batcher.place(1):
@@ -166,7 +194,7 @@ def test_not_ready_until_warm() -> None:
 def test_stopped_while_warming_up() -> None:
     engine = FakeEngine()
     engine.warm_gate.clear()
-    batcher = Batcher(lambda: engine, print, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
+    batcher = Batcher([lambda: engine], print, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
     batcher._stopping = True
     batcher.start()
     batcher.close()
@@ -193,9 +221,183 @@ def test_a_failed_load_is_reported(error: BaseException) -> None:
         raise error
 
     failures: list[StartupError] = []
-    batcher = Batcher(load, failures.append, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
+    batcher = Batcher([load], failures.append, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
     batcher.start()
     batcher.close()
     assert len(failures) == 1
     assert "\n" not in str(failures[0])
     assert not batcher.ready
+
+
+# --- deadlines
+
+
+def test_an_expired_picture_never_reaches_the_engine() -> None:
+    """Also when the event loop had no time to cancel it: only the deadline says so."""
+
+    async def test() -> None:
+        engine = FakeEngine()
+        metrics = Metrics()
+        async with running(engine, metrics=metrics) as batcher:
+            tasks = await fill(engine, batcher, [canvas(1)])
+            begin(RequestContext(deadline=time.perf_counter() + 0.01))
+            late = asyncio.create_task(batcher.infer(canvas(2)))
+            begin(RequestContext(deadline=time.perf_counter() + 60))
+            tasks.append(asyncio.create_task(batcher.infer(canvas(3))))
+            await asyncio.sleep(0.02)
+            engine.gate.set()
+            with pytest.raises(DeadlineExceeded):
+                await late
+            await asyncio.gather(*tasks)
+            assert [batch[:, 0, 0, 0].tolist() for batch in engine.batches] == [[0], [1, 3]]
+            assert b'segdepth_dropped_total{reason="deadline"} 1.0' in metrics.text()
+
+    asyncio.run(test())
+
+
+# --- order
+
+
+def test_a_stream_of_one_size_does_not_starve_the_other() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine, max_batch=2) as batcher:
+            wide, tall = [canvas(k) for k in range(1, 7)], canvas(99, 6, 4)
+            tasks = await fill(engine, batcher, [*wide[:3], tall, *wide[3:]])
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+            # 99 is next as soon as it is the oldest, though more of the other size wait.
+            order = [batch[:, 0, 0, 0].tolist() for batch in engine.batches]
+            assert order == [[0], [1, 2], [3, 4], [99], [5, 6]]
+
+    asyncio.run(test())
+
+
+def test_why_batches_were_released() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        metrics = Metrics()
+        async with running(engine, metrics=metrics, max_batch=2) as batcher:
+            tasks = await fill(engine, batcher, [canvas(1), canvas(2), canvas(3), canvas(4, 6, 4)])
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+        text = metrics.text().decode()
+        assert [len(batch) for batch in engine.batches] == [1, 2, 1, 1]
+        assert 'segdepth_batches_total{engine="0",released="full"} 1.0' in text
+        assert 'segdepth_batches_total{engine="0",released="size"} 1.0' in text
+        assert 'segdepth_batches_total{engine="0",released="empty"} 2.0' in text
+
+    asyncio.run(test())
+
+
+# --- several engines
+
+
+def test_engines_share_one_queue() -> None:
+    async def test() -> None:
+        engines = [FakeEngine(), FakeEngine()]
+        async with running(*engines, max_batch=2) as batcher:
+            for engine in engines:
+                engine.gate.clear()
+            tasks = [asyncio.create_task(batcher.infer(canvas(0)))]
+            await until(lambda: engines[0].batches or engines[1].batches)
+            tasks.append(asyncio.create_task(batcher.infer(canvas(1))))
+            await until(lambda: engines[0].batches and engines[1].batches)
+            tasks += [asyncio.create_task(batcher.infer(canvas(k))) for k in range(2, 6)]
+            await asyncio.sleep(0)
+            assert (batcher.serving().waiting, batcher.serving().oldest_s > 0) == (4, True)
+            engines[0].gate.set()  # The other one stays busy with its first batch.
+            await until(lambda: not batcher.serving().waiting)
+            assert batcher.serving().oldest_s == 0
+            engines[1].gate.set()
+            results = await asyncio.gather(*tasks)
+            assert [int(r.prediction.confidence[0, 0]) for r in results] == list(range(6))
+            assert [len(batch) for batch in engines[0].batches] == [1, 2, 2]
+            assert [len(batch) for batch in engines[1].batches] == [1]
+
+    asyncio.run(test())
+
+
+def test_ready_when_every_engine_is_warm() -> None:
+    async def test() -> None:
+        engines = [FakeEngine(), FakeEngine()]
+        engines[1].warm_gate.clear()
+        loaders = [lambda engine=engine: engine for engine in engines]
+        batcher = Batcher(loaders, print, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
+        batcher.start()
+        await until(lambda: batcher.progress == (4, 6))
+        assert not batcher.ready
+        assert batcher.serving().engines == {"loading": 1, "ready": 1, "lost": 0}
+        engines[1].warm_gate.set()
+        await until(lambda: batcher.ready)
+        assert batcher.provider == "FakeExecutionProvider"
+        batcher.close()
+        assert engines[0].closed and engines[1].closed
+
+    asyncio.run(test())
+
+
+def test_a_lost_engine_takes_itself_out_and_the_last_one_ends_readiness() -> None:
+    async def test() -> None:
+        good, bad = FakeEngine(), FakeEngine()
+        metrics = Metrics()
+        async with running(good, bad, metrics=metrics, max_batch=1) as batcher:
+            bad.fail = True
+            good.gate.clear()
+            held: list[asyncio.Task[Any]] = []
+            while not good.batches:  # Until the good one is busy; a picture that the bad one took has failed.
+                held.append(asyncio.create_task(batcher.infer(canvas(0))))
+                await until(lambda: good.batches or held[-1].done())
+            for _ in range(3 - (len(held) - 1)):  # What comes now goes to the bad one.
+                with pytest.raises(InferenceFailed):
+                    await batcher.infer(canvas(1))
+            assert all(isinstance(task.exception(), InferenceFailed) for task in held[:-1])
+            await until(lambda: bad.closed)
+            assert batcher.ready
+            assert not batcher.lost
+            good.gate.set()
+            assert (await held[-1]).prediction.labels.shape == (4, 6)
+            assert (await batcher.infer(canvas(1))).prediction.labels.shape == (4, 6)
+
+            good.fail = True
+            tasks = await fill_more(good, batcher, 5)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(r) for r in results] == [InferenceFailed] * 3 + [EnginesLost] * 2
+            assert batcher.lost
+            assert not batcher.ready
+            with pytest.raises(EnginesLost):
+                batcher.require_ready()
+            with pytest.raises(EnginesLost) as caught:
+                await batcher.infer(canvas(1))
+            assert int(caught.value.headers["Retry-After"]) >= 1
+            now = batcher.serving()
+            assert (now.ready, now.engines) == (False, {"loading": 0, "ready": 0, "lost": 2})
+            assert 'segdepth_engine_failures_total{engine="1"} 3.0' in metrics.text().decode()
+
+    asyncio.run(test())
+
+
+async def fill_more(engine: FakeEngine, batcher: Batcher, count: int) -> list[asyncio.Task[Any]]:
+    engine.gate.clear()
+    tasks = []
+    for k in range(count):
+        tasks.append(asyncio.create_task(batcher.infer(canvas(k))))
+        await asyncio.sleep(0)
+    engine.gate.set()
+    return tasks
+
+
+def test_a_failure_now_and_then_is_no_loss() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            for _ in range(3):
+                engine.fail = True
+                for _ in range(2):
+                    with pytest.raises(InferenceFailed):
+                        await batcher.infer(canvas(1))
+                engine.fail = False
+                await batcher.infer(canvas(1))
+            assert batcher.ready
+
+    asyncio.run(test())

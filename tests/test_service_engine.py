@@ -20,6 +20,8 @@ def test_card_and_inference(tiny_model: Path) -> None:
     engine = OnnxEngine(tiny_model, threads=1)
     assert engine.card == read_card(tiny_model)
     assert engine.provider == "CPUExecutionProvider"
+    assert list(engine.nodes) == ["CPUExecutionProvider"]
+    assert engine.nodes["CPUExecutionProvider"] >= 8
     steps: list[tuple[int, int]] = []
     engine.warm_up(lambda done, total: steps.append((done, total)))
     assert steps == [(0, 2), (1, 2), (2, 2)]

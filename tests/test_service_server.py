@@ -304,14 +304,13 @@ def test_sigterm_ends_accepted_work_and_exits_with_0(tiny_model: Path) -> None:
     with start("--model", str(tiny_model)) as server:
         server.wait_ready()
         large = encode(np.full((1500, 2000, 3), (255, 0, 0), np.uint8), compress_level=1)
-        answers: list[httpx.Response] = []
-        client = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{server.url}/predict", content=large, timeout=30))
-        )
-        client.start()
-        time.sleep(0.15)  # It is accepted by then; 3 Mpx take longer to decode, and to encode.
-        code, output = server.stop()
-        client.join()
-        assert [a.status_code for a in answers] == [200]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(
+                f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(large)}\r\n\r\n".encode() + large
+            )
+            # Connections are accepted in their order, so that one is. 3 Mpx take longer to decode, and to encode.
+            assert httpx.get(f"{server.url}/health/live").status_code == 200
+            code, output = server.stop()
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
         assert code == 0, output
         assert "Traceback" not in output

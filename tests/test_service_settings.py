@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from service.errors import StartupError
-from service.settings import Settings
+from service.settings import Settings, kubernetes_variables
 
 
 def test_defaults() -> None:
@@ -35,7 +36,12 @@ def test_environment_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SEGDEPTH_PORT", "http", "SEGDEPTH_PORT"),
         ("SEGDEPTH_PORT", "70000", "SEGDEPTH_PORT"),
         ("SEGDEPTH_DEVICE", "tpu", "SEGDEPTH_DEVICE"),
+        ("SEGDEPTH_DEVICE", "cuda:0,", "SEGDEPTH_DEVICE"),
+        ("SEGDEPTH_DEVICE", "cuda:x", "SEGDEPTH_DEVICE"),
         ("SEGDEPTH_MAX_BATCH", "0", "SEGDEPTH_MAX_BATCH"),
+        ("SEGDEPTH_DRAIN_S", "31", "drain_s is not smaller than grace_s"),
+        ("SEGDEPTH_LOG_FORMAT", "xml", "SEGDEPTH_LOG_FORMAT"),
+        ("SEGDEPTH_TIMEOUT_S", "121", "timeout_s is larger than max_timeout_s"),
     ],
 )
 def test_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str) -> None:
@@ -48,8 +54,57 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, rea
     assert "\n" not in line
 
 
+KUBERNETES = {
+    "SEGDEPTH_SERVICE_HOST": "10.0.0.1",
+    "SEGDEPTH_SERVICE_PORT": "8000",
+    "SEGDEPTH_SERVICE_PORT_HTTP": "8000",
+    "SEGDEPTH_PORT": "tcp://10.0.0.1:8000",
+    "SEGDEPTH_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "SEGDEPTH_PORT_8000_TCP_PROTO": "tcp",
+    "SEGDEPTH_PORT_8000_TCP_PORT": "8000",
+    "SEGDEPTH_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "SEGDEPTH_GPU_PORT": "udp://10.0.0.2:8000",
+    "SEGDEPTH_GPU_SERVICE_HOST": "10.0.0.2",
+    "SEGDEPTH_GPU_PORT_53_UDP_ADDR": "10.0.0.2",
+}
+
+
+def test_variables_of_a_kubernetes_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kubernetes_variables() == []
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SEGDEPTH_MAX_BATCH", "3")
+    assert (Settings.load().port, Settings.load().max_batch) == (8000, 3)
+    assert Settings.load(port="9001").port == 9001
+    assert kubernetes_variables() == sorted(KUBERNETES)
+    monkeypatch.setenv("SEGDEPTH_PORT", "9000")
+    assert Settings.load().port == 9000
+    assert "SEGDEPTH_PORT" not in kubernetes_variables()
+    monkeypatch.setenv("SEGDEPTH_GPU_PORT", "9000")
+    with pytest.raises(StartupError, match="unknown setting SEGDEPTH_GPU_PORT"):
+        Settings.load()
+
+
 def test_frozen_and_strict() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1
     with pytest.raises(ValidationError):
         Settings(max_pixel=5)
+
+
+@pytest.mark.parametrize(
+    ("device", "devices"), [("cpu", ["cpu"]), ("cuda:1", ["cuda:1"]), ("cuda,cuda:3,cpu", ["cuda", "cuda:3", "cpu"])]
+)
+def test_devices(device: str, devices: list[str]) -> None:
+    assert Settings.load(device=device).devices == devices
+
+
+def test_the_documentation_has_every_setting_with_its_default() -> None:
+    table = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    documented = dict(re.findall(r"^\| `SEGDEPTH_(\w+)` \| (.*?) ?\|", table, re.MULTILINE))
+    defaults = {
+        name.upper(): "" if field.default in (None, "") else f"`{field.default}`"
+        for name, field in Settings.model_fields.items()
+    }
+    defaults["MODEL"] = "the bundled model"
+    assert documented == defaults

@@ -1,0 +1,136 @@
+"""`segdepth doctor`: whether this machine can serve, line by line."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import numpy as np
+import onnxruntime
+
+from service import images
+from service.app import onnx_source
+from service.auth import ApiKeys
+from service.engine import Engine
+from service.errors import StartupError
+from service.settings import Settings, kubernetes_variables
+from service.version import __version__
+
+CUDA_LIBRARIES = ("libcudart.so.13", "libcublasLt.so.13", "libcudnn.so.9")
+MIN_OPEN_FILES = 4096
+
+Finding = tuple[str, str, str]
+"""State (`ok`, `note` or `FAIL`), what was looked at, and what was found."""
+
+
+def main(settings: Settings) -> int:
+    """Print what was found; 0 if the service would start and answer."""
+    failed = False
+    for state, name, text in examine(settings):
+        failed = failed or state == "FAIL"
+        print(f"{state:4}  {name:10}  {text}", flush=True)
+    return int(failed)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, cheapest first."""
+    supported = sys.version_info >= (3, 11)
+    yield "ok" if supported else "FAIL", "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "ok", "segdepth", f"{__version__}, {len(os.sched_getaffinity(0))} cores"
+    yield from _packages()
+    yield "ok", "providers", ", ".join(onnxruntime.get_available_providers())
+    if any(device.startswith("cuda") for device in settings.devices):
+        yield from _cuda()
+    yield "ok", "pictures", ", ".join(images.FORMATS)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    yield "ok" if files >= MIN_OPEN_FILES or files < 0 else "note", "limits", f"{files} open files at most"
+    if ignored := kubernetes_variables():
+        yield "note", "settings", f"ignored, of a Kubernetes Service: {', '.join(ignored)}"
+    if path := settings.api_keys_file:
+        yield _tried("api keys", lambda: ", ".join(ApiKeys(path).names))
+    yield _tried("model", lambda: _card(settings))
+    yield from _trials(settings)
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        needed = [re.split(r"[^\w-]", line)[0] for line in requires("segdepth") or [] if "extra ==" not in line]
+    except PackageNotFoundError:  # From a checkout that is not installed.
+        needed = ["fastapi", "numpy", "pillow", "prometheus-client", "pydantic", "uvicorn"]
+    found = []
+    for name in needed:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield "FAIL", "packages", f"{name} is not installed"
+    yield "ok", "packages", ", ".join([*found, f"onnxruntime {onnxruntime.__version__}"])
+
+
+def _cuda() -> Iterator[Finding]:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        yield "FAIL", "cuda", "this onnxruntime is built without CUDA: install segdepth[gpu] instead of segdepth[cpu]"
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    for library in CUDA_LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+            yield "ok", "library", library
+        except OSError as error:
+            yield "FAIL", "library", str(error)
+    if (command := shutil.which("nvidia-smi")) is None:
+        yield "note", "gpu", "nvidia-smi is not here"
+        return
+    query = [command, "--query-gpu=index,name,driver_version,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    for line in (done.stdout if done.returncode == 0 else "").splitlines():
+        yield "ok", "gpu", line
+    if done.returncode:
+        yield "FAIL", "gpu", " ".join((done.stdout + done.stderr).split())[:200]
+
+
+def _card(settings: Settings) -> str:
+    card, _ = onnx_source(settings)
+    sizes = ", ".join(f"{width}x{height}" for height, width in card.input.sizes)
+    return f"{card.name} {card.version}: {card.network} on {card.backbone}, {len(card.classes)} classes, {sizes}"
+
+
+def _trials(settings: Settings) -> Iterator[Finding]:
+    """Load, warm up and run each engine once."""
+    try:
+        card, loaders = onnx_source(settings)
+    except StartupError:
+        return  # Told already.
+    height, width = card.input.sizes[0]
+    for device, load in zip(settings.devices, loaders, strict=True):
+
+        def trial(load: Callable[[], Engine] = load) -> str:
+            engine = load()
+            start = time.perf_counter()
+            engine.warm_up(lambda done, total: None)
+            warm_s = time.perf_counter() - start
+            start = time.perf_counter()
+            engine.infer(np.zeros((1, height, width, 3), np.uint8))
+            infer_s = time.perf_counter() - start
+            nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
+            engine.close()
+            return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms"
+
+        yield _tried(device, trial)
+
+
+def _tried(name: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return "ok", name, attempt()
+    except StartupError as error:
+        return "FAIL", name, error.reason
+    except Exception as error:
+        return "FAIL", name, f"{type(error).__name__}: {error}"

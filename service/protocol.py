@@ -1,0 +1,156 @@
+"""Uvicorn's HTTP protocol with limits that it does not have: on headers, and on clients that are slow on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 64 * 1024
+"""Of a request's line and headers together."""
+HEADER_SECONDS = 10.0
+MIN_SENT_BYTES = 64 * 1024
+"""What a client must take of its answer in each `transfer_timeout_s`."""
+
+
+class HardenedProtocol(HttpToolsProtocol):
+    """Besides HTTP/1.1:
+
+    - 431 for more than `MAX_HEADERS` headers or `MAX_HEADER_BYTES` bytes of them;
+    - 408 when a request's headers are not complete `HEADER_SECONDS` (or `transfer_timeout_s`, if that is less) after
+      the connection or their first byte;
+    - the connection is cut when a client takes less than `MIN_SENT_BYTES` of its answer in `transfer_timeout_s`;
+    - what is not HTTP is answered with a problem document, like every other error.
+    """
+
+    transfer_timeout_s = 60.0
+    """Set by the command, from the settings."""
+
+    _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _refused = False
+    _unsent = 0
+
+    # --- headers
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        # Headers are counted by what arrives while they are not complete, so a single endless one counts as well.
+        if self._header_timer is not None:
+            self._header_bytes += min(len(data), MAX_HEADER_BYTES + 1)
+        super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
+        if self._header_timer is not None and self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(431, "The request's headers are too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._header_timer is None:  # The next request of a kept connection.
+            self._expect_headers()
+
+    def on_headers_complete(self) -> None:
+        self._stop(self._header_timer)
+        self._header_timer = None
+        self._header_bytes = 0
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+            self._refuse(431, "The request has too many headers, or too large ones.")
+            return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            super().on_message_complete()
+
+    def _expect_headers(self) -> None:
+        self._header_bytes = 0
+        seconds = min(HEADER_SECONDS, self.transfer_timeout_s)
+        self._header_timer = self.loop.call_later(seconds, self._headers_are_late)
+
+    def _headers_are_late(self) -> None:
+        if not self.transport.is_closing():
+            self._refuse(408, "The request's headers did not come in time.")
+
+    # --- answers that nobody reads
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop(self._write_timer)
+            self._write_timer = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():  # It closes when all is sent, which may be never.
+            self._watch_sending()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_sending()
+
+    def _watch_sending(self) -> None:
+        if self._write_timer is None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._write_timer = self.loop.call_later(self.transfer_timeout_s, self._check_sending)
+
+    def _check_sending(self) -> None:
+        self._write_timer = None
+        left = self.transport.get_write_buffer_size()
+        if left and self._unsent - left >= MIN_SENT_BYTES:
+            self._watch_sending()
+        else:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop(self._header_timer)
+        self._stop(self._write_timer)
+        # Resuming inside must find no timer to stop.
+        self._header_timer = self._write_timer = None
+        super().connection_lost(exc)
+
+    # --- what is not HTTP
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._refused:
+            self._refuse(400, "This is not an HTTP request that can be understood.")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Anyone may ask for any upgrade in any number; the request is answered as it is."""
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer without the app, and close."""
+        self._refused = True
+        title = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[status]
+        # Not into an answer that is under way, to this request or to one before on this connection.
+        if self.cycle is None or self.cycle.response_complete or not (self.cycle.response_started or self.pipeline):
+            body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+            content = json.dumps(body).encode()
+            head = (
+                f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
+                f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + content)
+        self.transport.close()
+        self._watch_sending()
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,77 @@
+"""Traces by OpenTelemetry, if its packages are installed (`segdepth[otel]`) and OTEL_EXPORTER_OTLP_ENDPOINT is set.
+
+One span per request, a child of the client's (`traceparent`), with the stages as spans inside. All the rest is set by
+OpenTelemetry's own variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from service.context import RequestContext
+
+log = logging.getLogger("segdepth")
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+STAGES = ("decode", "queue", "infer", "encode")
+
+
+class Tracing:
+    """Where requests are told to. `record` is called by the middleware, after the answer; it only queues."""
+
+    def __init__(self) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        name = os.environ.get("OTEL_SERVICE_NAME", "segdepth")
+        self._provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("segdepth")
+
+    def record(
+        self,
+        request: RequestContext,
+        headers: Mapping[str, str],
+        attributes: Mapping[str, str | int],
+        seconds: float,
+    ) -> None:
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        end = time.time_ns()
+        begin = end - int(seconds * 1e9)
+        parent = TraceContextTextMapPropagator().extract(dict(headers))
+        name = f"{attributes['http.request.method']} {attributes['http.route']}"
+        span = self._tracer.start_span(name, parent, trace.SpanKind.SERVER, dict(attributes), start_time=begin)
+        span.set_attribute("segdepth.request_id", request.id)
+        if int(attributes["http.response.status_code"]) >= 500:
+            span.set_status(trace.StatusCode.ERROR, request.reason)
+        # The stages follow each other and end with the answer; only their lengths are measured.
+        inside = trace.set_span_in_context(span)
+        at = end - int(sum(request.stages.values()) * 1e9)
+        for stage in STAGES:
+            if stage in request.stages:
+                child = self._tracer.start_span(stage, inside, start_time=at)
+                at += int(request.stages[stage] * 1e9)
+                child.end(at)
+        span.end(end)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+def tracing() -> Tracing | None:
+    """As the environment says."""
+    if not any(os.environ.get(name) for name in ENDPOINTS):
+        return None
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
+        log.warning("no traces: OTEL_EXPORTER_OTLP_ENDPOINT is set, but segdepth[otel] is not installed")
+        return None
+    return Tracing()

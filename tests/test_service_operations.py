@@ -1,0 +1,541 @@
+"""Running the service: request ids, logs, API keys, CORS, reloads, signals, `segdepth doctor` and `segdepth warm`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from service_client import FakeEngine, check_problem, encode, fake_app, quadrants, serving
+from service_onnx import card, write_model
+from service_process import ROOT, SERVE, environment, start
+
+from service.app import create_app
+from service.auth import OPEN, ApiKeys
+from service.card import ModelCard
+from service.errors import StartupError
+from service.logs import JsonFormatter, TextFormatter
+from service.settings import Settings
+
+PICTURE = encode(quadrants())
+
+
+def call(test: Callable[[httpx.AsyncClient], Awaitable[Any]], app: FastAPI | None = None) -> Any:
+    async def run() -> Any:
+        async with serving(app or fake_app()) as client:
+            return await test(client)
+
+    return asyncio.run(run())
+
+
+# --- headers
+
+
+def test_request_id_is_taken_if_sane_else_made() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        sane = "abc-123_4.5:6/7+8=9@x"
+        assert (await client.get("/labels", headers={"x-request-id": sane})).headers["x-request-id"] == sane
+        made = set()
+        for bad in ("", "a b", "ü", 'a"b', "x" * 129, "<script>"):
+            response = await client.get("/nothing", headers={"x-request-id": bad.encode()})
+            made.add(check_problem(response, 404)["request_id"])
+        assert len(made) == 6
+        assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
+
+    call(test)
+
+
+def test_unexpected_errors_have_a_request_id_and_are_logged_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    app = fake_app()
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("secret insides")
+
+    response = call(lambda client: client.get("/broken", headers={"x-request-id": "r1"}), app)
+    assert check_problem(response, 500)["request_id"] == "r1"
+    assert "secret" not in response.text
+    assert "secret insides" in caplog.text
+
+
+def test_server_timing() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        header = (await client.post("/predict", content=PICTURE)).headers["server-timing"]
+        found = dict(re.findall(r"(\w+);dur=([\d.]+)(?:, |$)", header))
+        assert list(found) == ["decode", "queue", "infer", "encode", "total"]
+        assert sum(float(v) for k, v in found.items() if k != "total") <= float(found["total"]) + 0.3
+        header = (await client.get("/labels")).headers["server-timing"]
+        assert re.fullmatch(r"total;dur=[\d.]+", header)
+
+    call(test)
+
+
+# --- logs
+
+
+def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        await client.post("/predict", content=b"text", headers={"x-request-id": "r9"})
+        await client.get("/health/live")
+        await client.get("/health/ready")
+        await client.get("/metrics")
+        await client.get("/no%0Asuch")
+
+    with caplog.at_level(logging.INFO):
+        call(test)
+    records = [record for record in caplog.records if record.name == "segdepth.access"]
+    assert [record.fields["path"] for record in records] == ["/predict", "/no\nsuch"]
+    fields = records[0].fields
+    assert fields["ms"] > 0 and fields["bytes"] > 100
+    assert {k: fields[k] for k in ("method", "status", "reason", "key")} == {
+        "method": "POST",
+        "status": 415,
+        "reason": "unsupported-image",
+        "key": None,
+    }
+    # A path cannot begin a line of its own in the log.
+    assert "\n" not in TextFormatter().format(records[1])
+    assert json.loads(JsonFormatter().format(records[1]))["path"] == "/no\nsuch"
+
+
+# --- API keys
+
+
+def sum_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\n{sum_of('alpha')}  alice\n\n{sum_of('beta').upper()}  -\n")
+    return path
+
+
+def test_api_keys(keys_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        good: list[dict[str, Any]] = [
+            {"Authorization": "Bearer alpha"},
+            {"authorization": "bearer  beta "},
+            {"X-API-Key": "alpha"},
+        ]
+        for headers in good:
+            assert (await client.get("/labels", headers=headers)).status_code == 200
+        bad: list[dict[str, Any]] = [
+            {},
+            {"Authorization": "alpha"},
+            {"Authorization": "Basic alpha"},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Bearer Alpha"},
+            {"Authorization": "Bearer wrong", "X-API-Key": "alpha"},
+            {"X-API-Key": ""},
+            {"X-API-Key": sum_of("alpha")},
+            {"X-API-Key": "ü".encode()},
+        ]
+        for headers in bad:
+            response = await client.post("/predict", content=PICTURE, headers=headers)
+            check_problem(response, 401)
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert (await client.get("/v2/models/tiny")).json().keys() == {"error"}
+        for path in ("/labels", "/model", "/nothing", "/v2/models/tiny", "/docs/oauth2-redirect", "/metrics/"):
+            assert (await client.get(path)).status_code == 401, path
+        for path in OPEN:
+            assert (await client.get(path)).status_code == 200, path
+        named = await client.post("/predict", content=PICTURE, headers={"X-API-Key": "beta"})
+        assert named.status_code == 200
+
+    with caplog.at_level(logging.INFO):
+        call(test, fake_app(api_keys_file=keys_file))
+    names = [record.fields["key"] for record in caplog.records if record.name == "segdepth.access"]
+    assert names[:3] == ["alice", "line 4", "alice"]
+    assert names[-1] == "line 4"
+    assert not re.search("alpha|beta|wrong", caplog.text)
+
+
+def test_api_keys_are_read_again(
+    keys_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.auth.LOOK_AGAIN_S", 0.0)
+    keys = ApiKeys(keys_file)
+    assert (keys.name_of(b"alpha"), keys.name_of(b"gamma")) == ("alice", None)
+    keys_file.write_text(f"{sum_of('gamma')} carol\n")
+    assert (keys.name_of(b"alpha"), keys.name_of(b"gamma")) == (None, "carol")
+    for broken in (b"not a sum\n", b"\xff\xfe"):
+        keys_file.write_bytes(broken)
+        for _ in range(3):
+            assert keys.name_of(b"gamma") == "carol"
+    keys_file.unlink()
+    assert keys.name_of(b"gamma") == "carol"
+    assert "not a sum" not in caplog.text
+    assert caplog.text.count("line 1 is not a SHA-256 sum") == 1
+    keys_file.write_text("")  # Nobody any more.
+    assert keys.name_of(b"gamma") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file"), ("", "no API key"), ("# one\n", "no API key"), ("mysecret\n", "line 1 is not")],
+)
+def test_wrong_key_files_end_the_start(tmp_path: Path, content: str | None, reason: str) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(StartupError, match=reason) as caught:
+        fake_app(api_keys_file=path)
+    assert "mysecret" not in str(caught.value)
+
+
+# --- CORS
+
+
+def test_cors_is_closed_by_default_and_opened_by_origin(keys_file: Path) -> None:
+    ours = {"origin": "https://ours.example"}
+    ask = {**ours, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
+
+    async def closed(client: httpx.AsyncClient) -> None:
+        response = await client.get("/labels", headers=ours)
+        assert not [name for name in response.headers if name.startswith("access-control")]
+        check_problem(await client.options("/predict", headers=ask), 405)
+
+    async def opened(client: httpx.AsyncClient) -> None:
+        # A browser sends no key when it asks whether it may.
+        preflight = await client.options("/predict", headers=ask)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://ours.example"
+        refused = await client.get("/labels", headers=ours)
+        check_problem(refused, 401)
+        assert refused.headers["access-control-allow-origin"] == "https://ours.example"
+        other = await client.get("/labels", headers={"origin": "https://other.example", "x-api-key": "alpha"})
+        assert "access-control-allow-origin" not in other.headers
+
+    call(closed)
+    call(opened, fake_app(api_keys_file=keys_file, cors_origins="https://ours.example, https://too.example"))
+
+
+# --- reloads
+
+
+class Source:
+    """A model file that can be replaced: engines whose card has the version of the moment."""
+
+    def __init__(self) -> None:
+        self.version = "1"
+        self.error: BaseException | None = None
+        self.engines: list[FakeEngine] = []
+
+    def __call__(self) -> tuple[ModelCard, list[Callable[[], FakeEngine]]]:
+        if self.error:
+            raise self.error
+        engine = FakeEngine()
+        engine.card = ModelCard.model_validate({**card(), "version": self.version})
+        self.engines.append(engine)
+        return engine.card, [lambda: engine]
+
+
+KEY = {"X-API-Key": "alpha"}
+
+
+def test_reload_loses_no_request(keys_file: Path) -> None:
+    source = Source()
+    app = create_app(Settings(api_keys_file=keys_file), source)
+
+    async def version(client: httpx.AsyncClient) -> str:
+        response = await client.post("/predict", content=PICTURE, headers=KEY)
+        assert response.status_code == 200, response.text
+        return str(response.json()["model"]["version"])
+
+    async def test(client: httpx.AsyncClient) -> None:
+        old = source.engines[0]
+        old.gate.clear()
+        under_way = asyncio.create_task(version(client))
+        while not old.batches:
+            await asyncio.sleep(0.005)
+
+        source.version = "2"
+        response = await client.post("/model/reload", headers=KEY)
+        assert response.json() == {"name": "tiny", "version": "2"}
+        assert await version(client) == "2"
+        assert (await client.get("/model", headers=KEY)).json()["version"] == "2"
+        assert not old.closed
+        old.gate.set()
+        assert await under_way == "1"
+        async with asyncio.timeout(5):
+            while not old.closed:
+                await asyncio.sleep(0.01)
+
+        # Under load, with versions that only go up.
+        seen: list[str] = []
+        stop = asyncio.Event()
+
+        async def load() -> None:
+            while not stop.is_set():
+                seen.append(await version(client))
+
+        clients = [asyncio.create_task(load()) for _ in range(3)]
+        for k in (3, 4):
+            source.version = str(k)
+            assert (await client.post("/model/reload", headers=KEY)).status_code == 200
+            await asyncio.sleep(0.1)
+        stop.set()
+        await asyncio.gather(*clients)
+        assert set(seen) >= {"3", "4"}
+        metrics = (await client.get("/metrics")).text
+        assert 'segdepth_reloads_total{result="ok"} 3.0' in metrics
+        assert re.findall(r'segdepth_model_info{.*version="(\d)"', metrics) == ["4"]
+
+    call(test, app)
+    assert all(engine.closed for engine in source.engines)
+
+
+def test_a_slow_upload_keeps_its_model(keys_file: Path) -> None:
+    source = Source()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        go = asyncio.Event()
+
+        async def upload() -> Any:
+            yield PICTURE[:50]
+            await go.wait()
+            yield PICTURE[50:]
+
+        slow = asyncio.create_task(client.post("/predict", content=upload(), headers=KEY))
+        while not app.state.models._generation.users:
+            await asyncio.sleep(0.005)
+        source.version = "2"
+        await client.post("/model/reload", headers=KEY)
+        await asyncio.sleep(0.1)
+        assert not source.engines[0].closed
+        go.set()
+        assert (await slow).json()["model"]["version"] == "1"
+
+    app = create_app(Settings(api_keys_file=keys_file), source)
+    call(test, app)
+
+
+def test_a_failed_reload_keeps_the_old_model(keys_file: Path) -> None:
+    source = Source()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        source.error = StartupError("the file has no model card")
+        response = await client.post("/model/reload", headers=KEY)
+        assert "the file has no model card" in check_problem(response, 409)["detail"]
+        source.error = None
+
+        class Failing(FakeEngine):
+            def warm_up(self, progress: Any) -> None:
+                raise StartupError("the model gives class 7")
+
+        app.state.models._source = lambda: (source.engines[0].card, [Failing, FakeEngine])
+        response = await client.post("/model/reload", headers=KEY)
+        assert "the model gives class 7" in check_problem(response, 409)["detail"]
+
+        app.state.models._source = lambda: (source.engines[0].card, [FakeEngine])  # Its card has another version.
+        response = await client.post("/model/reload", headers=KEY)
+        assert "changed while" in check_problem(response, 409)["detail"]
+
+        assert (await client.post("/predict", content=PICTURE, headers=KEY)).json()["model"]["version"] == "1"
+        assert 'segdepth_reloads_total{result="failed"} 3.0' in (await client.get("/metrics")).text
+
+    app = create_app(Settings(api_keys_file=keys_file), source)
+    call(test, app)
+
+
+def test_one_reload_at_a_time_and_only_with_keys(keys_file: Path) -> None:
+    source = Source()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        slow = FakeEngine()
+        slow.warm_gate.clear()
+        app.state.models._source = lambda: (slow.card, [lambda: slow])
+        first = asyncio.create_task(client.post("/model/reload", headers=KEY))
+        while not app.state.models._reloading:
+            await asyncio.sleep(0.005)
+        check_problem(await client.post("/model/reload", headers=KEY), 409)
+        assert (await client.post("/predict", content=PICTURE, headers=KEY)).status_code == 200
+        slow.warm_gate.set()
+        assert (await first).status_code == 200
+        check_problem(await client.post("/model/reload"), 401)
+
+    app = create_app(Settings(api_keys_file=keys_file), source)
+    call(test, app)
+    body = check_problem(call(lambda client: client.post("/model/reload")), 403)
+    assert "SIGHUP" in body["detail"]
+
+
+def test_a_reload_brings_lost_engines_back(keys_file: Path) -> None:
+    source = Source()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        source.engines[0].fail = True
+        for _ in range(3):
+            await client.post("/predict", content=PICTURE, headers=KEY)
+        assert (await client.get("/health/ready")).status_code == 503
+        assert (await client.post("/model/reload", headers=KEY)).status_code == 200
+        assert (await client.get("/health/ready")).status_code == 200
+        assert (await client.post("/predict", content=PICTURE, headers=KEY)).status_code == 200
+
+    call(test, create_app(Settings(api_keys_file=keys_file), source))
+
+
+# --- a real process: signals, JSON logs
+
+
+def versioned(path: Path, version: str) -> None:
+    """Replace the model file at once, as one should."""
+    write_model(path.with_suffix(".new"), card_text=json.dumps({**card(), "version": version}))
+    path.with_suffix(".new").rename(path)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def test_sighup_reloads_and_json_logs(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    versioned(model, "1")
+    kubernetes = {"SEGDEPTH_PORT": "tcp://10.0.0.1:8000", "SEGDEPTH_SERVICE_HOST": "10.0.0.1"}
+    with start("--model", str(model), SEGDEPTH_LOG_FORMAT="json", SEGDEPTH_DEVICE="cpu,cpu", **kubernetes) as server:
+        server.wait_ready()
+        versioned(model, "2")
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_for(lambda: httpx.get(f"{server.url}/model").json()["version"] == "2")
+        model.write_bytes(b"not a model")
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_for(lambda: 'reloads_total{result="failed"} 1.0' in httpx.get(f"{server.url}/metrics").text)
+        answer = httpx.post(f"{server.url}/predict", content=PICTURE, headers={"x-request-id": "r7"})
+        assert answer.json()["model"]["version"] == "2"
+        code, output = server.stop()
+    assert code == 0, output
+    lines = [json.loads(line) for line in (server.first_output + output).splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    [warning] = [line for line in lines if line["level"] == "warning"]
+    assert "SEGDEPTH_PORT, SEGDEPTH_SERVICE_HOST" in warning["message"]
+    [error] = [line for line in lines if line["level"] == "error"]
+    assert "not an ONNX file" in error["message"]
+    [access] = [line for line in lines if line.get("request_id") == "r7"]
+    assert (access["path"], access["status"], access["reason"]) == ("/predict", 200, "ok")
+    assert not [line for line in lines if line.get("path") in ("/health/ready", "/metrics")]
+
+
+def test_sigterm_first_ends_readiness(tiny_model: Path) -> None:
+    with start("--model", str(tiny_model), SEGDEPTH_DRAIN_S="1.5") as server:
+        server.wait_ready()
+        server.process.terminate()
+        wait_for(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        assert check_problem(httpx.get(f"{server.url}/health/ready"), 503)["type"].endswith("stopping")
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 503
+        # What load balancers still send is answered.
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        assert httpx.post(f"{server.url}/predict", content=PICTURE).status_code == 200
+        output, _ = server.process.communicate(timeout=20)
+        assert server.process.returncode == 0, output
+        assert "Traceback" not in output
+
+
+def test_the_grace_is_bounded(tiny_model: Path) -> None:
+    """A request that does not end (its upload goes on) is told, and the process ends with 0."""
+    with start("--model", str(tiny_model), SEGDEPTH_GRACE_S="2") as server:
+        server.wait_ready()
+        answers: list[httpx.Response] = []
+
+        def upload() -> Any:
+            for _ in range(200):
+                time.sleep(0.05)
+                yield PICTURE[:1]
+
+        def client() -> None:
+            with suppress(httpx.HTTPError):  # The connection may be cut while it still sends.
+                answers.append(httpx.post(f"{server.url}/predict", content=upload(), timeout=20))
+
+        thread = threading.Thread(target=client)
+        thread.start()
+        time.sleep(0.5)
+        since = time.perf_counter()
+        code, output = server.stop()
+        assert time.perf_counter() - since < 6
+        assert code == 0, output
+        assert "Traceback" not in output
+        thread.join()
+        assert [answer.status_code for answer in answers] in ([], [503])
+
+
+# --- doctor and warm
+
+
+def command(*arguments: str, **settings: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [*SERVE[:-1], *arguments],
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_doctor_and_warm(tiny_model: Path) -> None:
+    code, output = command("doctor", "--model", str(tiny_model), SEGDEPTH_SERVICE_HOST="10.0.0.1")
+    assert code == 0, output
+    assert "FAIL" not in output
+    assert re.search(r"^ok    python      3\.\d+", output, re.MULTILINE)
+    assert re.search(r"^ok    model       tiny 1\.2: corners on none, 8 classes, 64x48, 48x64$", output, re.MULTILINE)
+    assert re.search(r"^ok    cpu         \d+ nodes on CPUExecutionProvider; warm after", output, re.MULTILINE)
+    assert "note  settings    ignored, of a Kubernetes Service: SEGDEPTH_SERVICE_HOST" in output
+
+    code, output = command("warm", "--model", str(tiny_model))
+    assert code == 0, output
+    assert output.splitlines()[:3] == ["cpu: 0 of 2", "cpu: 1 of 2", "cpu: 2 of 2"]
+
+
+def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
+    code, output = command("doctor", "--model", str(tmp_path / "none.onnx"), SEGDEPTH_API_KEYS_FILE="/no/such")
+    assert code == 1
+    assert re.search("^FAIL  model       there is no model file", output, re.MULTILINE)
+    assert re.search("^FAIL  api keys    cannot read", output, re.MULTILINE)
+    bad = write_model(tmp_path / "bad.onnx", card_text=json.dumps({**card(), "classes": card()["classes"][:3]}))
+    code, output = command("doctor", "--model", str(bad))
+    assert code == 1
+    assert re.search("^FAIL  cpu         the model gives class 7", output, re.MULTILINE)
+    code, output = command("warm", "--model", str(bad))
+    assert code == 1
+    assert "segdepth: the model gives class 7" in output
+
+
+def test_the_middleware_leaves_other_scopes_alone(keys_file: Path) -> None:
+    """Uvicorn with its defaults offers websockets; there is no such route."""
+    sent: list[Any] = []
+
+    async def run() -> None:
+        app = fake_app(api_keys_file=keys_file)
+        scope = {"type": "websocket", "path": "/predict", "headers": [], "query_string": b"", "root_path": ""}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+
+    asyncio.run(run())
+    assert [message["type"] for message in sent] == ["websocket.close"]
