@@ -273,11 +273,11 @@ def test_reload_loses_no_request(keys_file: Path) -> None:
         assert not old.closed
         old.gate.set()
         assert await under_way == "1"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not old.closed:
                 await asyncio.sleep(0.01)
 
-        # Under load, with versions that only go up.
+        # Under load.
         seen: list[str] = []
         stop = asyncio.Event()
 
@@ -289,10 +289,11 @@ def test_reload_loses_no_request(keys_file: Path) -> None:
         for k in (3, 4):
             source.version = str(k)
             assert (await client.post("/model/reload", headers=KEY)).status_code == 200
-            await asyncio.sleep(0.1)
+            async with asyncio.timeout(20):
+                while source.version not in seen:
+                    await asyncio.sleep(0.01)
         stop.set()
-        await asyncio.gather(*clients)
-        assert set(seen) >= {"3", "4"}
+        await asyncio.gather(*clients)  # Each of their answers was a 200.
         metrics = (await client.get("/metrics")).text
         assert 'segdepth_reloads_total{result="ok"} 3.0' in metrics
         assert re.findall(r'segdepth_model_info{.*version="(\d)"', metrics) == ["4"]
