@@ -234,6 +234,7 @@ def test_other_routes() -> None:
         assert {"Answer", "Coco"} <= set(openapi["components"]["schemas"])
         assert set(predict["responses"]["422"]["content"]) == {"application/problem+json"}
         parameters = {"output", "fx", "fy", "cx", "cy", "hfov", "pictures", "color", "max_points", "min_confidence"}
+        parameters.add("x-request-timeout-ms")
         batch = openapi["paths"]["/predict/batch"]["post"]
         for operation in (predict, batch):
             assert {p["name"] for p in operation["parameters"]} == parameters

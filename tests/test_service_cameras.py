@@ -12,17 +12,15 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from service_client import FakeEngine, ask, check_problem, encode, opened, quadrants
+from service_client import FakeEngine, ask, check_problem, encode, fake_app, opened, quadrants
 from service_onnx import card, write_model
 from service_process import start
 
 from benchmarks import served_quality
-from service.app import create_app
 from service.cameras import Camera, Given, camera_of, exif_focal_35mm, metric_depth
 from service.card import ModelCard
 from service.errors import InvalidRequest
 from service.images import letterbox
-from service.settings import Settings
 
 PICTURE = encode(quadrants())
 
@@ -183,7 +181,7 @@ RAW = 1000 + 10 * ROWS + COLUMNS
 
 
 def test_the_answer_names_the_camera_and_its_depth_is_for_it() -> None:
-    app = create_app(Settings(), Metric())
+    app = fake_app(Metric())
     response = ask(lambda c: c.post("/predict?fx=100&fy=90&cx=30&cy=20", content=PICTURE), app)
     assert np.array_equal(depth_of(response), 2 * RAW)
     body = response.json()
@@ -199,7 +197,7 @@ def test_the_answer_names_the_camera_and_its_depth_is_for_it() -> None:
 
 
 def test_single_pngs_are_scaled_too() -> None:
-    app = create_app(Settings(), Metric())
+    app = fake_app(Metric())
     answer = ask(lambda c: c.post("/predict?hfov=90&output=depth", content=PICTURE), app)
     assert np.array_equal(opened(answer.content), np.rint(RAW * (32 / 50)))
 
@@ -207,7 +205,7 @@ def test_single_pngs_are_scaled_too() -> None:
 def test_a_smaller_upload_of_the_same_view_has_the_same_depth() -> None:
     """Both fill the canvas in the same way, and the focal length in pixels halves with the picture."""
     whole, half = (
-        ask(lambda c, q=q, p=p: c.post(f"/predict?{q}", content=p), create_app(Settings(), Metric()))
+        ask(lambda c, q=q, p=p: c.post(f"/predict?{q}", content=p), fake_app(Metric()))
         for q, p in [("fx=80", encode(quadrants(96, 128))), ("fx=40", encode(quadrants(48, 64)))]
     )
     assert np.array_equal(depth_of(half), np.rint(RAW * 0.8))
@@ -219,7 +217,7 @@ def test_exif_of_a_turned_photo() -> None:
     """Stored lying, seen upright: the width that counts is that of the upright picture."""
     stored = np.ascontiguousarray(np.rot90(quadrants(64, 48)))
     photo = with_exif(26, stored, orientation=6)
-    answer = ask(lambda c: c.post("/predict", content=photo), create_app(Settings(), Metric()))
+    answer = ask(lambda c: c.post("/predict", content=photo), fake_app(Metric()))
     camera = answer.json()["camera"]
     focal = 26 / math.hypot(36, 24) * 80
     assert (answer.json()["width"], answer.json()["height"]) == (48, 64)

@@ -6,6 +6,7 @@ uvicorn --factory benchmarks.peer_apps.ours_free:create --port 8000
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from fastapi import FastAPI
@@ -19,6 +20,7 @@ from service.settings import BUNDLED_MODEL, Settings
 
 class FreeEngine:
     provider = "none"
+    nodes: ClassVar[dict[str, int]] = {}
 
     def __init__(self) -> None:
         card = read_card(BUNDLED_MODEL)
@@ -41,4 +43,5 @@ class FreeEngine:
 
 
 def create() -> FastAPI:
-    return create_app(Settings.load(), FreeEngine())
+    engine = FreeEngine()
+    return create_app(Settings.load(), lambda: (engine.card, [lambda: engine]))
