@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from service import errors
 from service.batcher import Batcher
-from service.engine import Engine, OnnxEngine, read_card
+from service.engine import Engine, load_engine, read_card
 from service.errors import StartupError
 from service.metrics import CountRequests, Metrics
 from service.pipeline import Pipeline
@@ -25,7 +25,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     Args:
         settings: by default, those of the environment.
-        engine: by default, one on ONNX Runtime for `settings.model`; its loading begins when the app starts.
+        engine: by default, one for `settings.model` and `settings.device`; its loading begins when the app starts.
 
     Raises:
         StartupError: a setting or the model file is not right.
@@ -35,7 +35,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     def load() -> Engine:
         if engine is not None:
             return engine
-        return OnnxEngine(chosen.model, chosen.device, threads=chosen.threads, max_batch=chosen.max_batch)
+        return load_engine(chosen.model, chosen.device, threads=chosen.threads, max_batch=chosen.max_batch)
 
     metrics = Metrics()
     card = engine.card if engine is not None else read_card(chosen.model)

@@ -1,6 +1,6 @@
 """The command.
 
-segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda]
+segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda|openvino]
 segdepth --version
 """
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     serve_parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve_parser.add_argument("--port", help="TCP port, 0 takes a free one (8000)")
     serve_parser.add_argument("--model", type=Path, help="ONNX file to serve (the bundled one)")
-    serve_parser.add_argument("--device", help="cpu or cuda (cpu)")
+    serve_parser.add_argument("--device", help="cpu, cuda, openvino or openvino-bf16 (cpu)")
     args = parser.parse_args(argv)
     flags = {name: getattr(args, name) for name in ("host", "port", "model", "device")}
     serve(Settings.load(**{name: value for name, value in flags.items() if value is not None}))

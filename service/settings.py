@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.engine import Device
 from service.errors import StartupError
 
 ENV_PREFIX = "SEGDEPTH_"
@@ -22,8 +23,9 @@ class Settings(BaseSettings):
 
     model: Path = BUNDLED_MODEL
     """The ONNX file to serve."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs. `cuda` never falls back to the CPU."""
+    device: Device = "cpu"
+    """What the network runs on: ONNX Runtime on CPU or CUDA, or OpenVINO on the CPU, in full precision or in bf16. None
+    of them falls back to another."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The TCP port; 0 takes a free one."""
