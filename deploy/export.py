@@ -2,13 +2,15 @@
 
 python deploy/export.py runs/boxes/checkpoint.safetensors --out model.onnx
 python deploy/export.py runs/nyud/checkpoint.safetensors --out model.onnx --sizes 480x640,640x480 --precision fp16
+python deploy/export.py runs/nyud/checkpoint.safetensors --out model.onnx --precision int8 --calibration data/nyud
 python deploy/export.py runs/seg/checkpoint.safetensors runs/depth/checkpoint.safetensors --out model.onnx
 
 Two checkpoints are single-task networks, one of segmentation and one of depth, that run side by side in one file.
 
 The file takes `image`, uint8 [N, H, W, 3] RGB, and gives `labels`, uint8 [N, H, W]; `depth`, uint16 millimetres
 [N, H, W], 0 = invalid; `confidence`, uint8 [N, H, W], the winning softmax probability x 255. N, H and W are symbolic.
-Its metadata `segdepth` holds the model card (JSON). It is kept only after PyTorch and ONNX Runtime agreed on it.
+Its metadata `segdepth` holds the model card (JSON). It is kept only after PyTorch and ONNX Runtime agreed on it, and
+in int8 only after the figures that it loses on labelled pictures were measured (`deploy/quantize.py`).
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from deploy.quantize import Calibration, QuantizationError, measure, quantize
 from model.base import TASKS, Network
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.networks import count_parameters
+from training.data import DataError, FolderDataset, read_info
 
 OPSET = 20
 METADATA_KEY = "segdepth"
@@ -305,26 +309,76 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         The card.
 
     Raises:
-        CheckpointError, ExportError: with a one-line reason; nothing is written then.
+        CheckpointError, ExportError, DataError, QuantizationError: with a one-line reason; nothing is written then.
     """
+    if (args.precision == "int8") != (args.calibration is not None):
+        raise ExportError("--precision int8 and --calibration DATA_FOLDER belong together")
     network, parts = join([load_checkpoint(path) for path in args.checkpoints])
+    quantization = Quantization(parts[0], args) if args.precision == "int8" else None
     reference = Deployable(network, torch.float32).eval()
     dtype = torch.float16 if args.precision == "fp16" else torch.float32
     proto = to_onnx(Deployable(ready_to_trace(copy.deepcopy(network)), dtype))
 
-    card = make_card(parts, count_parameters(network), args.sizes, args.precision, args)
+    traced = "fp32" if quantization else args.precision
+    card = make_card(parts, count_parameters(network), args.sizes, traced, args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f".{args.out.name}.partial")
+    full = args.out.with_name(f".{args.out.name}.fp32")
     try:
         onnx.save(proto, temporary)
-        card["agreement"] = compare(reference, temporary, args.sizes, args.pictures, args.precision)
-        onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(card, ensure_ascii=False)})
-        onnx.checker.check_model(proto, full_check=False)
-        onnx.save(proto, temporary)
+        card["agreement"] = compare(reference, temporary, args.sizes, args.pictures, traced)
+        if quantization:
+            _save(proto, card, full)
+            proto, card = quantization.run(full, temporary, card)
+        _save(proto, card, temporary)
         os.replace(temporary, args.out)
     finally:
         temporary.unlink(missing_ok=True)
+        full.unlink(missing_ok=True)
     return card
+
+
+def _save(proto: onnx.ModelProto, card: dict[str, Any], path: Path) -> None:
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(card, ensure_ascii=False)})
+    onnx.checker.check_model(proto, full_check=False)
+    onnx.save(proto, path)
+
+
+class Quantization:
+    """From fp32 to int8, as `args` says; what is wrong with the data shows before anything is traced.
+
+    Raises:
+        DataError, ExportError, QuantizationError: no such data, too few pictures, or other classes.
+    """
+
+    def __init__(self, segmentation: Checkpoint, args: argparse.Namespace) -> None:
+        info = read_info(args.calibration)
+        if [c.name for c in info.classes] != [c.name for c in segmentation.config.classes]:
+            raise ExportError(f"the classes of {args.calibration} are not those of the checkpoint")
+        self.args = args
+        self.calibration = Calibration(info, args.calibration_split, args.calibration_pictures, args.sizes)
+        self.measured = FolderDataset(info, args.measured_split)
+
+    def run(self, full: Path, file: Path, card: dict[str, Any]) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        """Quantises the file `full` by way of `file`; gives the graph and the card with what was lost.
+
+        Raises:
+            DataError: a damaged picture.
+            QuantizationError: more than the bounds was lost, or nothing could be measured.
+        """
+        args = self.args
+        proto = quantize(full, file, self.calibration)
+        card = card | {"precision": "int8"}
+        _save(proto, card, file)
+        found = measure(full, file, self.measured)
+        if found["miou_loss"] > args.max_miou_loss or found["rmse_loss"] > args.max_rmse_loss:
+            raise QuantizationError(
+                f"int8 loses {100 * found['miou_loss']:.2f} points of mIoU (bound {100 * args.max_miou_loss:g}) and "
+                f"{found['rmse_loss']:.2%} of rmse (bound {args.max_rmse_loss:.2%}) on {found['data']} "
+                f"{found['split']}; nothing was written"
+            )
+        calibration = {"calibration_split": args.calibration_split, "calibration_pictures": args.calibration_pictures}
+        return proto, card | {"agreement": {"reference": "ONNX Runtime fp32", **calibration, **found}}
 
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:
@@ -350,23 +404,38 @@ def main(argv: list[str] | None = None) -> None:
     )
     add("--out", type=Path, required=True)
     add("--sizes", type=parse_sizes, default=parse_sizes("480x640,640x480"), help="sizes to serve (480x640,640x480)")
-    add("--precision", choices=tuple(BOUNDS), default="fp32")
+    add("--precision", choices=(*BOUNDS, "int8"), default="fp32")
     add("--pictures", type=Path, help="folder of pictures to compare on (default: seeded noise)")
     add("--evaluation", type=Path, action="append", default=[], help="JSON of evaluate.py to put in the card")
+    int8 = parser.add_argument_group("int8", "the ranges of its maps come from pictures, and so does what it loses")
+    int8.add_argument("--calibration", type=Path, metavar="DATA", help="data set folder")
+    int8.add_argument("--calibration-split", default="train", metavar="SPLIT", help="to take ranges from (train)")
+    int8.add_argument("--calibration-pictures", type=int, default=200, metavar="COUNT", help="of it (200)")
+    int8.add_argument("--measured-split", default="val", metavar="SPLIT", help="to measure the loss on (val)")
+    int8.add_argument("--max-miou-loss", type=float, default=0.005, metavar="X", help="0.005: half a point")
+    int8.add_argument("--max-rmse-loss", type=float, default=0.01, metavar="X", help="0.01: one per cent more")
     add("--name", help="default: NETWORK-BACKBONE")
     add("--version", help="default: a digest of the weights")
     add("--description", default="")
     args = parser.parse_args(argv)
     try:
         card = export(args)
-    except (CheckpointError, ExportError) as error:
+    except (CheckpointError, ExportError, DataError, QuantizationError) as error:
         sys.exit(f"export: {error}")
     agreement = card["agreement"]
-    print(
-        f"compared on {agreement['pictures']} at {agreement['sizes']}, batches {agreement['batches']}: "
-        f"{agreement['equal_labels']:.4%} equal labels, depth within {agreement['max_depth_error_mm']} mm, "
-        f"confidence within {agreement['max_confidence_error']}/255"
-    )
+    if args.precision == "int8":
+        before, after = agreement["fp32"], agreement["int8"]
+        print(
+            f"measured on {agreement['pictures']} pictures of {agreement['data']} {agreement['split']}: "
+            f"{agreement['equal_labels']:.2%} equal labels, mIoU {before['miou']:.4f} -> {after['miou']:.4f}, "
+            f"rmse {before['rmse']:.4f} -> {after['rmse']:.4f} m"
+        )
+    else:
+        print(
+            f"compared on {agreement['pictures']} at {agreement['sizes']}, batches {agreement['batches']}: "
+            f"{agreement['equal_labels']:.4%} equal labels, depth within {agreement['max_depth_error_mm']} mm, "
+            f"confidence within {agreement['max_confidence_error']}/255"
+        )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, {card['name']} {card['version']}")
 
 

@@ -16,7 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 from service import errors, oip, operations
 from service.auth import ApiKeys, RequireKey
 from service.card import ModelCard
-from service.engine import Engine, OnnxEngine, read_card
+from service.cores import usable_cores
+from service.engine import Engine, load_engine, read_card
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.middleware import Observe
@@ -36,7 +37,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 
     Args:
         settings: by default, those of the environment.
-        source: by default, `settings.model` on ONNX Runtime; its loading begins when the app starts.
+        source: by default, `settings.model` on `settings.devices`; its loading begins when the app starts.
 
     Raises:
         StartupError: a setting or the model file is not right.
@@ -91,11 +92,11 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
     """The file `settings.model`, with an engine for each device."""
     card = read_card(settings.model)
-    cores = len(os.sched_getaffinity(0))
-    threads = settings.threads or max(1, cores // settings.devices.count("cpu")) if "cpu" in settings.devices else 0
+    on_cores = sum(not device.startswith("cuda") for device in settings.devices)
+    threads = settings.threads or max(1, usable_cores() // max(1, on_cores))
 
     def load(device: str) -> Engine:
-        return OnnxEngine(settings.model, device, threads=threads, max_batch=settings.max_batch)
+        return load_engine(settings.model, device, threads=threads, max_batch=settings.max_batch)
 
     return card, [partial(load, device) for device in settings.devices]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import re
 import resource
@@ -20,6 +19,7 @@ import onnxruntime
 from service import images
 from service.app import onnx_source
 from service.auth import ApiKeys
+from service.cores import usable_cores
 from service.engine import Engine
 from service.errors import StartupError
 from service.settings import Settings, kubernetes_variables
@@ -45,7 +45,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, cheapest first."""
     supported = sys.version_info >= (3, 11)
     yield "ok" if supported else "FAIL", "python", f"{platform.python_version()} on {platform.platform()}"
-    yield "ok", "segdepth", f"{__version__}, {len(os.sched_getaffinity(0))} cores"
+    yield "ok", "segdepth", f"{__version__}, {usable_cores()} cores"
     yield from _packages()
     yield "ok", "providers", ", ".join(onnxruntime.get_available_providers())
     if any(device.startswith("cuda") for device in settings.devices):

@@ -6,17 +6,17 @@ The ONNX file is the contract: input `image` uint8 [N, H, W, 3], outputs `labels
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime
 from pydantic import ValidationError
 
 from service.card import METADATA_KEY, ModelCard
+from service.cores import usable_cores
 from service.errors import StartupError
 from service.images import UInt8, UInt16
 
@@ -48,7 +48,7 @@ class Engine(Protocol):
 
     @property
     def provider(self) -> str:
-        """The ONNX Runtime name of what runs the model."""
+        """What runs the model: ONNX Runtime's name of it, or OpenVINO's."""
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -82,9 +82,14 @@ class OnnxEngine:
             self._warm_batches = range(1, max_batch + 1)
             self.provider = CUDA
         else:
-            options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+            # What is not set here is right as it is: all graph optimisations, one node at a time, and an arena that
+            # keeps the memory of the largest batch.
+            options.intra_op_num_threads = threads or usable_cores()
             # Spinning threads would take the cores from decoding and encoding.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            # CPUs without VNNI add products of bytes in 16 bits, which overflow: int8 models would be wrong there,
+            # without a word. There, and only there, this takes instructions that are slower and right.
+            options.add_session_config_entry("session.x64quantprecision", "1")
             self._session = _session(path, options, [CPU])
             self._warm_batches = range(1, 2)
             self.provider = CPU
@@ -93,24 +98,46 @@ class OnnxEngine:
 
     def warm_up(self, progress: Progress) -> None:
         """Run every size of the card (on CUDA: with every number of pictures), and check the answers' shapes."""
-        shapes = [(n, *size) for size in self.card.input.sizes for n in self._warm_batches]
-        for done, shape in enumerate(shapes):
-            progress(done, len(shapes))
-            noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-            prediction = self.infer(noise)
-            shapes_out = {name: plane.shape for name, plane in prediction._asdict().items()}
-            for name, found in shapes_out.items():
-                if found != shape:
-                    raise StartupError(f"the model's output {name} has shape {list(found)}, not {list(shape)}")
-            if int(prediction.labels.max()) >= len(self.card.classes):
-                raise StartupError(f"the model gives class {prediction.labels.max()}, which its card does not have")
-        progress(len(shapes), len(shapes))
+        check_shapes(self, self._warm_batches, progress)
 
     def infer(self, batch: UInt8) -> Prediction:
         return Prediction(*self._session.run(list(OUTPUTS), {"image": batch}))
 
     def close(self) -> None:
         del self._session
+
+
+def load_engine(path: Path, device: str, *, threads: int = 0, max_batch: int = 1) -> Engine:
+    """The engine of a device: `cpu`, `cuda`, `cuda:N`, `openvino` or `openvino-bf16`.
+
+    Raises:
+        StartupError: the file breaks the contract, or the device is not to be had; it says what is missing.
+    """
+    if not device.startswith("openvino"):
+        return OnnxEngine(path, device, threads=threads, max_batch=max_batch)
+    from service.engine_openvino import OpenVinoEngine  # which imports this module
+
+    precision: Literal["f32", "bf16"] = "bf16" if device == "openvino-bf16" else "f32"
+    return OpenVinoEngine(path, precision=precision, threads=threads, max_batch=max_batch)
+
+
+def check_shapes(engine: Engine, batches: Iterable[int], progress: Progress) -> None:
+    """Run every size of the card with every number of pictures in `batches`, and check the answers.
+
+    Raises:
+        StartupError: a map of another shape, or a class that the card does not have.
+    """
+    shapes = [(n, *size) for size in engine.card.input.sizes for n in batches]
+    for done, shape in enumerate(shapes):
+        progress(done, len(shapes))
+        noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        prediction = engine.infer(noise)
+        for name, plane in prediction._asdict().items():
+            if plane.shape != shape:
+                raise StartupError(f"the model's output {name} has shape {list(plane.shape)}, not {list(shape)}")
+        if int(prediction.labels.max()) >= len(engine.card.classes):
+            raise StartupError(f"the model gives class {prediction.labels.max()}, which its card does not have")
+    progress(len(shapes), len(shapes))
 
 
 def read_card(path: Path) -> ModelCard:

@@ -7,7 +7,6 @@ thread runs the engine.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from service.answers import Trace
 from service.batcher import Batcher, Result
 from service.cameras import Camera, Given
 from service.card import ModelCard
+from service.cores import usable_cores
 from service.images import Letterbox, UInt8
 from service.maps import Maps
 from service.metrics import Metrics
@@ -46,7 +46,7 @@ class Pipeline:
         self.card = card
         self.batcher = batcher
         self.metrics = metrics
-        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="segdepth-pixels")
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="segdepth-pixels")
 
     def start(self) -> None:
         self.batcher.start()

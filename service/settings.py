@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import StartupError
 
 ENV_PREFIX = "SEGDEPTH_"
+_DEVICE = r"(cpu|cuda(:\d+)?|openvino(-bf16)?)"
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "segdepth.onnx"
 
 
@@ -23,9 +24,10 @@ class Settings(BaseSettings):
 
     model: Path = BUNDLED_MODEL
     """The ONNX file to serve."""
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$")] = "cpu"
-    """Where the network runs: `cpu`, `cuda`, or several with commas between, such as `cuda:0,cuda:1`, which then share
-    the work. `cuda` never falls back to the CPU."""
+    device: Annotated[str, Field(pattern=rf"^{_DEVICE}(,{_DEVICE})*$")] = "cpu"
+    """What the network runs on: ONNX Runtime on `cpu` or `cuda`, or OpenVINO on the CPU, in full precision (`openvino`)
+    or in bf16 (`openvino-bf16`); or several with commas between, such as `cuda:0,cuda:1`, which then share the work.
+    None of them falls back to another."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The TCP port; 0 takes a free one."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from deploy import export as exporter
+from deploy.quantize import QuantizationError, measure
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.classes import NYU40
 from model.networks import NETWORKS, NetworkConfig
 from service.card import ModelCard
 from service.engine import OnnxEngine, read_card
+from training.data import FolderDataset, read_info
 
 INFO: dict[str, Any] = {
     "training": {
@@ -220,3 +225,124 @@ def test_what_eases_tracing_changes_no_map(name: str, tmp_path: Path) -> None:
     assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for task, expected in before.items():
         torch.testing.assert_close(after[task], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+# --- int8 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures to calibrate with, three to measure with, one of them a portrait."""
+    root = tmp_path_factory.mktemp("data")
+    for folder in ("images", "labels", "depth"):
+        (root / folder).mkdir()
+    splits: dict[str, list[str]] = {
+        "train": [f"t{i}" for i in range(4)],
+        "val": ["v0", "v1", "v2"],
+        "unlabelled": ["u"],
+    }
+    for names in splits.values():
+        for name in names:
+            height, width = (160, 120) if name == "v2" else (120, 160)
+            picture = exporter.load_pictures(None, (height, width), 3)[len(name) + ord(name[-1]) % 3 - 2]
+            Image.fromarray(picture).save(root / "images" / f"{name}.jpg")
+            label = np.full((height, width), 255 if name == "u" else 3, np.uint8)
+            Image.fromarray(label).save(root / "labels" / f"{name}.png")
+            Image.fromarray(np.full((height, width), 0 if name == "u" else 2600, np.uint16)).save(
+                root / "depth" / f"{name}.png"
+            )
+    info = {
+        **{"format": 1, "name": "four", "license": "CC0-1.0", "splits": splits},
+        "classes": [{"id": c.id, "name": c.name, "color": c.color} for c in NYU40],
+        "intrinsics": {"v0": [140.0, 140.0, 79.5, 59.5]},
+    }
+    (root / "dataset.json").write_text(json.dumps(info))
+    return root
+
+
+def int8(data: Path, *more: str) -> list[str]:
+    return ["--precision", "int8", "--calibration", str(data), "--calibration-pictures", "4", *more]
+
+
+@pytest.fixture(scope="module")
+def quantized(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        export(trained, out, *int8(data, "--max-miou-loss", "1", "--max-rmse-loss", "1"))
+    assert "measured on 3 pictures of four val" in printed.getvalue()
+    assert [path.name for path in out.parent.iterdir()] == ["int8.onnx"]
+    return out
+
+
+def test_int8_runs_in_the_service_s_engine_and_its_card_says_what_is_lost(exported: Path, quantized: Path) -> None:
+    assert quantized.stat().st_size < 0.35 * exported.stat().st_size
+    engine = OnnxEngine(quantized, threads=1)
+    engine.warm_up(lambda done, total: None)
+    card = engine.card
+    assert (card.precision, card.network, card.parameters) == ("int8", "mtl_ssw", 3_569_337)
+    agreement = card.agreement
+    assert {key: agreement[key] for key in ("reference", "data", "split", "pictures")} == {
+        "reference": "ONNX Runtime fp32",
+        **{"data": "four", "split": "val", "pictures": 3},
+    }
+    assert (agreement["calibration_split"], agreement["calibration_pictures"]) == ("train", 4)
+    before, after = agreement["fp32"], agreement["int8"]
+    assert agreement["miou_loss"] == before["miou"] - after["miou"]
+    assert agreement["rmse_loss"] == after["rmse"] / before["rmse"] - 1
+
+    full = OnnxEngine(exported, threads=1)
+    for shape in ((3, 96, 128), (1, 128, 96), (2, 160, 96)):  # any number of pictures of any size, as in fp32
+        batch = exporter.load_pictures(None, shape[1:], shape[0])
+        got, expected = engine.infer(batch), full.infer(batch)
+        assert got.labels.shape == got.depth.shape == got.confidence.shape == shape
+        assert (got.labels == expected.labels).mean() > 0.8
+        assert np.abs(got.depth.astype(int) - expected.depth).mean() < 0.02 * expected.depth.mean()
+
+
+def test_int8_keeps_what_decides_in_full_precision(quantized: Path) -> None:
+    graph = onnx.load(quantized).graph
+    maker = {name: node.op_type for node in graph.node for name in node.output}
+    types = {w.name: onnx.TensorProto.DataType.Name(w.data_type) for w in graph.initializer}
+    convolutions = [(maker.get(n.input[1]), types.get(n.input[1])) for n in graph.node if n.op_type == "Conv"]
+    # The two classifiers; two layers in each of eight gates; two layers after global pooling.
+    assert convolutions.count((None, "FLOAT")) == 2 + 16 + 2
+    assert convolutions.count(("DequantizeLinear", None)) == len(convolutions) - 20 == 89
+    shapes = {w.name: w.dims for w in graph.initializer}
+    scales = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "DequantizeLinear"}
+    assert all(len(shapes[scales[n.input[1]]]) == 1 for n in graph.node if n.op_type == "Conv" and n.input[1] in scales)
+
+
+def test_int8_that_loses_too_much_is_not_written(trained: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SystemExit, match=r"loses .* points of mIoU .* of rmse .* on four val; nothing was written"
+    ) as e:
+        export(trained, tmp_path / "m.onnx", *int8(data, "--max-miou-loss", "-1"))
+    assert "\n" not in str(e.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_measure_with_is_said(exported: Path, data: Path) -> None:
+    with pytest.raises(QuantizationError, match="split 'unlabelled' has no labels or no depth to measure with"):
+        measure(exported, exported, FolderDataset(read_info(data), "unlabelled"))
+
+
+def test_reasons_not_to_quantise_are_one_line(trained: Path, data: Path, tmp_path: Path) -> None:
+    for more, message in [
+        (["--precision", "int8"], "--precision int8 and --calibration DATA_FOLDER belong together"),
+        (["--calibration", str(data)], "belong together"),
+        (int8(tmp_path / "nothing"), "dataset.json: no such file"),
+        (int8(data, "--calibration-pictures", "5"), "'train' has 4 pictures, and 5 are wanted"),
+        (int8(data, "--calibration-pictures", "0"), "'train' has 4 pictures, and 0 are wanted"),
+        (int8(data, "--calibration-split", "other"), "split 'other' is missing or empty"),
+        (int8(data, "--measured-split", "other"), "split 'other' is missing or empty"),
+    ]:
+        with pytest.raises(SystemExit, match=message) as refused:
+            export(trained, tmp_path / "m.onnx", *more)
+        assert "\n" not in str(refused.value)
+    other = json.loads((data / "dataset.json").read_text())
+    other["classes"] = other["classes"][:5]
+    (tmp_path / "dataset.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match=r"the classes of .* are not those of the checkpoint"):
+        export(trained, tmp_path / "m.onnx", *int8(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from onnx import TensorProto
 from service_onnx import card, write_model
 
-from service.engine import OnnxEngine, read_card
+from service.engine import Engine, OnnxEngine, load_engine, read_card
 from service.errors import StartupError
 
 
@@ -92,3 +94,75 @@ def test_cuda_is_never_silently_the_cpu(tiny_model: Path) -> None:
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(StartupError, match=r"segdepth\[gpu\]"):
         OnnxEngine(tiny_model, "cuda")
+
+
+# --- OpenVINO -------------------------------------------------------------------------------------------------
+
+
+def openvino(path: Path, max_batch: int = 4) -> Engine:
+    pytest.importorskip("openvino", reason="the package openvino is not installed (extra `openvino`)")
+    return load_engine(path, "openvino", threads=2, max_batch=max_batch)
+
+
+def test_openvino_gives_the_same_maps_alone_and_together(tiny_model: Path) -> None:
+    engine = openvino(tiny_model)
+    assert (engine.provider, engine.card) == ("OpenVINO", read_card(tiny_model))
+    steps: list[tuple[int, int]] = []
+    engine.warm_up(lambda done, total: steps.append((done, total)))
+    assert steps == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    expected = OnnxEngine(tiny_model, threads=1)
+    for shape in [(1, 48, 64, 3), (2, 64, 48, 3), (3, 48, 64, 3), (4, 48, 64, 3), (6, 48, 64, 3)]:
+        batch = np.random.default_rng(shape[0]).integers(0, 256, shape, dtype=np.uint8)
+        for got, wanted in zip(engine.infer(batch), expected.infer(batch), strict=True):
+            assert got.dtype == wanted.dtype
+            np.testing.assert_array_equal(got, wanted)
+    engine.close()
+
+
+def test_an_answer_of_openvino_is_not_overwritten_by_the_next(tiny_model: Path) -> None:
+    engine = openvino(tiny_model, max_batch=1)
+    bright = engine.infer(np.full((1, 48, 64, 3), 255, np.uint8))
+    engine.infer(np.zeros((1, 48, 64, 3), np.uint8))
+    assert (bright.labels == 7).all() and (bright.depth == 4 * 765).all() and (bright.confidence == 255).all()
+    engine.close()
+
+
+def test_openvino_refuses_what_breaks_the_contract(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="no model card"):
+        openvino(write_model(tmp_path / "model.onnx", with_card=False))
+    few = write_model(tmp_path / "few.onnx", card_text=changed(classes=card()["classes"][:3]))
+    with pytest.raises(StartupError, match="class 7"):
+        openvino(few).warm_up(lambda done, total: None)
+
+
+@pytest.mark.parametrize("device", ["openvino", "openvino-bf16"])
+def test_openvino_that_is_not_installed(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, device: Any) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(StartupError, match=r"install segdepth\[openvino\]") as caught:
+        load_engine(tiny_model, device)
+    assert "\n" not in str(caught.value)
+
+
+def test_bf16_is_never_silently_full_precision(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldCore:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=OldCore))
+    with pytest.raises(StartupError, match="this CPU does not calculate in bf16"):
+        load_engine(tiny_model, "openvino-bf16")
+
+
+def test_what_openvino_cannot_run_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Core:
+        def read_model(self, path: Path) -> None:
+            raise RuntimeError("Check failed:\nno such operation")
+
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=Core))
+    with pytest.raises(StartupError, match="not an ONNX file that OpenVINO can run: Check failed: no such operation"):
+        load_engine(tiny_model, "openvino")
+
+
+def test_load_engine_takes_onnx_runtime_on_the_cpu(tiny_model: Path) -> None:
+    engine = load_engine(tiny_model, "cpu", threads=1)
+    assert isinstance(engine, OnnxEngine) and engine.provider == "CPUExecutionProvider"

@@ -93,7 +93,8 @@ def test_frozen_and_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "devices"), [("cpu", ["cpu"]), ("cuda:1", ["cuda:1"]), ("cuda,cuda:3,cpu", ["cuda", "cuda:3", "cpu"])]
+    ("device", "devices"),
+    [("cpu", ["cpu"]), ("cuda:1", ["cuda:1"]), ("openvino,cuda:3,cpu", ["openvino", "cuda:3", "cpu"])],
 )
 def test_devices(device: str, devices: list[str]) -> None:
     assert Settings.load(device=device).devices == devices
