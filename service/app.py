@@ -17,6 +17,7 @@ from service.metrics import CountRequests, Metrics
 from service.pipeline import Pipeline
 from service.routes import router
 from service.settings import Settings
+from service.site import site_router
 from service.version import __version__
 
 
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     )
     app.state.pipeline = pipeline
     app.include_router(router)
+    app.include_router(site_router())
     app.add_middleware(CountRequests, metrics=metrics)
     errors.install(app)
     return app

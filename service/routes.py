@@ -35,7 +35,6 @@ from service.outputs import (
 )
 from service.pipeline import Pipeline
 from service.uploads import FIELD, FIELDS, read_upload, read_uploads
-from service.version import __version__
 
 T = TypeVar("T")
 
@@ -249,11 +248,6 @@ async def labels(service: Service) -> list[ClassInfo]:
 async def metrics(service: Service) -> Response:
     """Metrics for Prometheus."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/", include_in_schema=False)
-async def index() -> dict[str, str]:
-    return {"name": "segdepth", "version": __version__, "docs": "/docs"}
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
