@@ -10,7 +10,8 @@ const $ = (selector) => document.querySelector(selector);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
-const EXTENSIONS = { json: "json", coco: "json", npz: "npz", zip: "zip", multipart: "multipart", ply: "ply", glb: "glb" };
+/** Of files that are no PNG. */
+const ENDINGS = { json: ".json", coco: "-coco.json", npz: ".npz", zip: ".zip", multipart: ".multipart", ply: ".ply", glb: ".glb" };
 const SOURCES = {
   request: "As you set it.",
   exif: "From the photo's EXIF.",
@@ -22,6 +23,8 @@ const live = new Live($("#video"));
 const flat = all("#panels figure:not([data-layer=cloud]) canvas");
 /** What is on screen; `file` {blob, name}, `answer` of analyse, `picture` to draw or null, `hfov` where chosen. */
 const shown = { file: null, answer: null, picture: null, hfov: null, pinned: null };
+/** How much of the map each flat view shows over the photo, in percent. */
+const blends = { classes: 60, depth: 100, side: 100 };
 let card = null;
 let cloud = null;
 let cloudIsStale = true;
@@ -41,7 +44,7 @@ async function ask(file, hfov = null) {
     if (signal.aborted) return;
     show(file, answer, picture, hfov);
     say(summary());
-    announceCard();
+    nameModel();
   } catch (error) {
     if (signal.aborted) return;
     say("");
@@ -73,7 +76,7 @@ async function readCard() {
   card ??= await fetch("/model").then((response) => response.json()).catch(() => null);
 }
 
-function announceCard() {
+function nameModel() {
   const { model } = shown.answer.meta;
   $("#made-by").textContent = `${model.name} ${model.version}: ${model.network} on ${model.backbone}, ${model.provider.replace("ExecutionProvider", "")}.`;
 }
@@ -164,6 +167,7 @@ function changeView() {
   const now = view();
   $("#panels").dataset.view = now;
   $("#blend-label").hidden = now === "cloud";
+  $("#blend").value = blends[now] ?? 0;
   $("#points-label").hidden = now !== "cloud";
   $("#scale").hidden = now === "classes" || now === "cloud";
   $("#format").value = { classes: "overlay", depth: "depth", side: "zip", cloud: "ply" }[now];
@@ -296,7 +300,6 @@ function point(pixel) {
     const mm = answer.depth[at];
     const depth = mm ? `${(mm / 1000).toFixed(2)} m away` : "no depth";
     output.textContent = `${found.name} · ${Math.round((100 * answer.confidence[at]) / 255)} % sure · ${depth}`;
-    $("#readout").dataset.mm = mm;
   }
   for (const button of all("#legend button")) button.toggleAttribute("data-current", Number(button.dataset.id) === found?.id);
   draw();
@@ -364,7 +367,7 @@ function wanted() {
   if (output === "unreliable") options.min_confidence = 0.5;
   if ((output === "ply" || output === "glb") && $("#points").value === "class") options.color = "class";
   const stem = shown.file.name.replace(/\.[^.]*$/, "") || "picture";
-  return { path: predictPath(output, options), name: `${stem}-${output}.${EXTENSIONS[output] ?? "png"}` };
+  return { path: predictPath(output, options), name: stem + (ENDINGS[output] ?? `-${output}.png`) };
 }
 
 function command() {
@@ -497,7 +500,10 @@ document.addEventListener("drop", (event) => {
 
 $("#colormap").append(...COLORMAPS.map((name) => new Option(name)));
 for (const input of all("[name=view]")) input.addEventListener("change", changeView);
-$("#blend").addEventListener("input", draw);
+$("#blend").addEventListener("input", () => {
+  blends[view()] = $("#blend").valueAsNumber;
+  draw();
+});
 for (const id of ["#colormap", "#range"]) $(id).addEventListener("change", paintDepth);
 $("#points").addEventListener("change", () => {
   cloudIsStale = true;

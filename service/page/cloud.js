@@ -12,7 +12,7 @@ void main() {
   float n = 0.05, f = 200.0;
   gl_Position = vec4(p.x * zoom.x, -p.y * zoom.y, (p.z * (f + n) - 2.0 * f * n) / (f - n), p.z);
   // As large as the pixel was, seen from here, so that surfaces stay closed.
-  gl_PointSize = clamp(size * position.z / max(p.z, n), 1.0, 24.0);
+  gl_PointSize = solid ? 5.0 : clamp(size * position.z / max(p.z, n), 1.0, 24.0);
   shade = solid || highlight < 0.0 || highlight == label ? color : mix(color, vec3(0.5), 0.85) * 0.45;
 }`;
 
@@ -106,10 +106,13 @@ export class Cloud {
   /** A line between two points in metres, or null for none. */
   setLine(ends) {
     const { gl } = this;
-    this.lineCount = ends ? 2 : 0;
+    this.lineCount = ends ? 200 : 0;
     if (ends) {
+      // Of points too: WebGL's own lines are a pixel thin.
+      const along = (k) => ends[0].map((from, axis) => from + ((ends[1][axis] - from) * k) / (this.lineCount - 1));
+      const points = Array.from({ length: this.lineCount }, (_, k) => along(k));
       gl.bindBuffer(gl.ARRAY_BUFFER, this.line.position);
-      gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(ends.flat()), gl.DYNAMIC_DRAW);
+      gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(points.flat()), gl.DYNAMIC_DRAW);
     }
     this.draw();
   }
@@ -166,7 +169,7 @@ export class Cloud {
     ];
     gl.uniformMatrix4fv(this.uniforms.view, false, view);
     gl.uniform2f(this.uniforms.zoom, ...zoom);
-    gl.uniform1f(this.uniforms.size, ((1.25 * this.step) / this.focal) * (zoom[0] * width) / 2);
+    gl.uniform1f(this.uniforms.size, ((1.6 * this.step) / this.focal) * (zoom[0] * width) / 2);
     gl.uniform1f(this.uniforms.highlight, this.highlight ?? -1);
     gl.uniform1i(this.uniforms.solid, 0);
     gl.bindVertexArray(this.points);
@@ -176,8 +179,8 @@ export class Cloud {
       gl.bindVertexArray(this.lineLayout);
       gl.uniform1i(this.uniforms.solid, 1);
       const color = gl.getAttribLocation(this.program, "color");
-      gl.vertexAttrib3f(color, 1, 0.25, 0.2);
-      gl.drawArrays(gl.LINES, 0, 2);
+      gl.vertexAttrib3f(color, 1, 0.2, 0.15);
+      gl.drawArrays(gl.POINTS, 0, this.lineCount);
     }
   }
 

@@ -14,6 +14,7 @@ export class Panels {
     this.marks = [];
     this.classes = document.createElement("canvas");
     this.depth = document.createElement("canvas");
+    this.confidence = document.createElement("canvas");
     this.dim = document.createElement("canvas");
   }
 
@@ -25,6 +26,8 @@ export class Panels {
     const table = new Uint32Array(256);
     for (const { id, color } of colors) table[id] = (255 << 24) | (color[2] << 16) | (color[1] << 8) | color[0];
     this.#paint(this.classes, answer.labels, table);
+    const grey = Uint32Array.from({ length: 256 }, (_, i) => (0xff000000 | (i * 0x10101)) >>> 0);
+    this.#paint(this.confidence, answer.confidence, grey);
     this.setHighlight(this.highlight);
   }
 
@@ -56,7 +59,7 @@ export class Panels {
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
-  /** Draws a panel: the photo, and over it `layer` ("classes", "depth" or "") with `opacity` 0 to 1. */
+  /** Draws a panel: the photo, and over it `layer` ("classes", "depth", "confidence" or "") with `opacity` 0 to 1. */
   draw(canvas, layer, opacity) {
     const { answer, classes, picture } = this;
     const { width: w, height: h } = classes;
