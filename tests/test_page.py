@@ -524,7 +524,8 @@ CONTRASTS = """() => {
         const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
         if (!own || !one.checkVisibility() || one.closest("optgroup")) continue;
         const [a, b] = [luminance(parse(getComputedStyle(one).color).slice(0, 3)), luminance(back(one))];
-        found.push([one.tagName + " " + one.textContent.trim().slice(0, 20), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        found.push([`${one.tagName} ${one.textContent.trim().slice(0, 20)}`, ratio]);
     }
     return found;
 }"""
