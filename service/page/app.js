@@ -29,6 +29,8 @@ let card = null;
 let cloud = null;
 let cloudIsStale = true;
 let asking = new AbortController();
+/** Counts what was asked for, so that something that was slow to load does not replace something newer. */
+let turn = 0;
 
 // --- asking
 
@@ -401,6 +403,7 @@ async function download() {
 // --- where pictures come from
 
 function take(blob, name) {
+  turn++;
   stopLive();
   for (const button of all("[data-example]")) button.removeAttribute("aria-current");
   return ask({ blob, name: name || "picture" });
@@ -408,14 +411,19 @@ function take(blob, name) {
 
 async function takeExample(button) {
   const name = `${button.dataset.example}.jpg`;
+  const mine = ++turn;
   const response = await fetch(`/page/examples/${name}`).catch(() => null);
+  if (mine !== turn) return undefined;
   if (!response?.ok) return problem(new Problem("The example cannot be loaded", "The server does not answer."));
-  const done = take(await response.blob(), name);
+  const blob = await response.blob();
+  if (mine !== turn) return undefined;
+  const done = take(blob, name);
   button.setAttribute("aria-current", "true");
   return done;
 }
 
 async function runLive() {
+  turn++;
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
@@ -529,4 +537,4 @@ addEventListener("resize", draw);
 
 changeView();
 await readCard();
-if (!shown.file && !live.running) takeExample($("[data-example]"));
+if (!turn) takeExample($("[data-example]"));
