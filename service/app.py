@@ -25,6 +25,7 @@ from service.models import Models, Source
 from service.operations import reload_on_sighup
 from service.routes import router
 from service.settings import Settings, kubernetes_variables
+from service.site import site_router
 from service.tracing import tracing
 from service.uploads import LimitUploads
 from service.version import __version__
@@ -71,6 +72,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     app.include_router(router)
     app.include_router(oip.router)
     app.include_router(operations.router)
+    app.include_router(site_router())
     app.state.has_keys = keys is not None
     # The last one added is the outermost.
     app.add_middleware(LimitUploads, seconds=chosen.transfer_timeout_s, max_bytes=chosen.queue_bytes)

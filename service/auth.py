@@ -26,7 +26,8 @@ LOOK_AGAIN_S = 1.0
 OPEN = frozenset(
     ["/", "/docs", "/openapi.json", "/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"]
 )
-"""What needs no key: probes, metrics and descriptions, which name the model but answer no picture."""
+"""What needs no key, besides the page's files: probes, metrics and descriptions, which name the model but answer no
+picture."""
 
 
 class ApiKeys:
@@ -107,7 +108,7 @@ class RequireKey:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith("/page/"):
             await self._app(scope, receive, send)
             return
         name = None

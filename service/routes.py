@@ -30,7 +30,6 @@ from service.outputs import (
 )
 from service.pipeline import Pipeline
 from service.uploads import FIELD, FIELDS, read_upload, read_uploads
-from service.version import __version__
 
 router = APIRouter()
 
@@ -259,8 +258,3 @@ async def labels(service: Service) -> list[ClassInfo]:
 async def metrics(service: Service) -> Response:
     """Metrics for Prometheus."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/", include_in_schema=False)
-async def index() -> dict[str, str]:
-    return {"name": "segdepth", "version": __version__, "docs": "/docs"}

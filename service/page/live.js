@@ -1,0 +1,45 @@
+// The camera: a frame is sent when the answer to the one before is there.
+
+/** Runs the camera until stopped. */
+export class Live {
+  constructor(video) {
+    this.video = video;
+    this.running = false;
+    this.times = [];
+  }
+
+  /** Asks for the camera. Throws what getUserMedia throws, or an Error where the browser has none to give. */
+  async start() {
+    if (!navigator.mediaDevices?.getUserMedia) {
+      throw new Error("The browser gives cameras to pages on https:// and on localhost only.");
+    }
+    this.stream = await navigator.mediaDevices.getUserMedia({
+      video: { facingMode: { ideal: "environment" }, width: { ideal: 640 }, height: { ideal: 480 } },
+    });
+    this.video.srcObject = this.stream;
+    await this.video.play();
+    this.running = true;
+    this.times = [];
+  }
+
+  stop() {
+    this.running = false;
+    for (const track of this.stream?.getTracks() ?? []) track.stop();
+    this.video.srcObject = null;
+  }
+
+  /** What the camera sees now: {picture: a canvas, blob: a JPEG}. */
+  async frame() {
+    const { videoWidth: width, videoHeight: height } = this.video;
+    const picture = Object.assign(document.createElement("canvas"), { width, height });
+    picture.getContext("2d").drawImage(this.video, 0, 0);
+    return { picture, blob: await new Promise((done) => picture.toBlob(done, "image/jpeg", 0.9)) };
+  }
+
+  /** To be called at every answer; frames per second over the last ten. */
+  rate() {
+    this.times = [...this.times, performance.now()].slice(-11);
+    const seconds = (this.times.at(-1) - this.times[0]) / 1000;
+    return seconds ? (this.times.length - 1) / seconds : 0;
+  }
+}

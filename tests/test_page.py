@@ -1,0 +1,558 @@
+"""The page in a real Chromium, on a real server with the tiny model."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from service_client import encode, opened, quadrants
+from service_onnx import write_model
+from service_process import Server, start
+
+from service.containers import Part, multipart
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; the page is not tested")
+
+FLAGS = [
+    *("--no-sandbox", "--disable-background-networking"),
+    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+]
+PATIENCE = 60_000
+"""Milliseconds: the machine may be busy."""
+ROOM = {"name": "room.png", "mimeType": "image/png", "buffer": encode(quadrants())}
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    model = write_model(tmp_path_factory.mktemp("model") / "tiny.onnx")
+    with start("--model", str(model)) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1000, "height": 700}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, server: Server) -> Iterator[Page]:
+    """The page; afterwards: nothing on the console, and no request to another host."""
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    # That an answer was a 4xx is on the console too, and no fault.
+    page.on(
+        "console",
+        lambda line: wrong.append(line.text) if line.type == "error" and "status of" not in line.text else None,
+    )
+    elsewhere: list[str] = []
+    page.on(
+        "request", lambda r: elsewhere.append(r.url) if not r.url.startswith((server.url, "blob:", "data:")) else None
+    )
+    yield page
+    assert not wrong
+    assert not elsewhere
+
+
+def enter(page: Page, server: Server) -> None:
+    """Open the page; the first example is shown."""
+    page.goto(server.url)
+    expect(page.locator("#status")).to_contain_text("living_room.jpg: ")
+
+
+def upload(page: Page, server: Server, picture: Any = ROOM) -> None:
+    """Open the page and choose a picture at once, before there is an example."""
+    page.goto(server.url)
+    page.set_input_files("#file", picture)
+    expect(page.locator("#status")).to_contain_text(f"{picture['name']}: ")
+
+
+def canvas_colors(page: Page, layer: str, *pixels: tuple[int, int]) -> list[list[int]]:
+    """RGB of a panel's pixels (x, y)."""
+    script = """([layer, pixels]) => {
+        const context = document.querySelector(`[data-layer="${layer}"] canvas`).getContext("2d");
+        return pixels.map(([x, y]) => [...context.getImageData(x, y, 1, 1).data.slice(0, 3)]);
+    }"""
+    colors: list[list[int]] = page.evaluate(script, [layer, [list(pixel) for pixel in pixels]])
+    return colors
+
+
+def point(page: Page, layer: str, x: int, y: int, width: int = 64, height: int = 48) -> tuple[float, float]:
+    """Where the middle of a pixel is in the window, after bringing it there."""
+    canvas = page.locator(f'[data-layer="{layer}"] canvas')
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box
+    return box["x"] + (x + 0.5) * box["width"] / width, box["y"] + (y + 0.5) * box["height"] / height
+
+
+def readout(page: Page) -> str:
+    return page.locator("#readout output").inner_text()
+
+
+def choose_view(page: Page, view: str) -> None:
+    page.locator(f"[name=view][value={view}]").check(force=True)
+    expect(page.locator("#panels")).to_have_attribute("data-view", view)
+
+
+def numbers(page: Page, png: bytes) -> tuple[dict[str, Any], np.ndarray]:
+    """What the page's decoder makes of a PNG."""
+    script = """async (text) => {
+        const { decodePng } = await import("/page/png.js");
+        const { data, ...about } = await decodePng(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
+        return [about, [...data]];
+    }"""
+    about, data = page.evaluate(script, base64.b64encode(png).decode())
+    return about, np.array(data)
+
+
+# --- what is shown
+
+
+def test_the_first_visit_shows_an_example(page: Page, server: Server) -> None:
+    enter(page, server)
+    expect(page.locator("[data-example=living_room]")).to_have_attribute("aria-current", "true")
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#timing dt")).to_have_text(
+        ["decode", "queue", "network", "encode", "server in all", "with the way"]
+    )
+    page.click("[data-example=kitchen]")
+    expect(page.locator("#status")).to_contain_text("kitchen.jpg: ")
+    expect(page.locator("[aria-current]")).to_have_text(["Kitchen"])
+
+
+def test_upload_legend_and_slider(page: Page, server: Server) -> None:
+    upload(page, server)
+    rows = page.locator("#legend button")
+    expect(rows).to_have_count(4)
+    assert {row.inner_text().split("\n")[0] for row in rows.all()} == {"red", "green", "blue", "white"}
+    red = page.locator("#legend button", has_text="red")
+    assert red.inner_text().split() == ["red", "25", "%", "1.02", "m"]
+
+    corners = [(5, 5), (60, 5), (5, 40), (60, 40)]
+    photo = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+    classes = [[50, 20, 20], [20, 50, 20], [20, 20, 70], [50, 50, 70]]
+    page.locator("#blend").fill("0")
+    assert canvas_colors(page, "classes", *corners) == photo
+    page.locator("#blend").fill("100")
+    assert canvas_colors(page, "classes", *corners) == classes
+    page.locator("#blend").fill("50")
+    for seen, (a, b) in zip(canvas_colors(page, "classes", *corners), zip(photo, classes, strict=True), strict=True):
+        assert np.abs(np.array(seen) - (np.array(a) + b) / 2).max() <= 1.5
+
+
+def test_a_class_of_the_legend_is_highlighted(page: Page, server: Server) -> None:
+    upload(page, server)
+    page.locator("#blend").fill("0")
+    red = page.locator("#legend button", has_text="red")
+    red.hover()
+    (inside, outside) = canvas_colors(page, "classes", (5, 5), (60, 5))
+    assert inside == [255, 0, 0]
+    assert max(outside) < 60
+    page.mouse.move(1, 1)
+    assert canvas_colors(page, "classes", (60, 5)) == [[0, 255, 0]]
+
+    red.press("Enter")
+    expect(red).to_have_attribute("aria-pressed", "true")
+    page.mouse.move(1, 1)
+    assert max(canvas_colors(page, "classes", (60, 5))[0]) < 60
+    red.press("Enter")
+    expect(red).to_have_attribute("aria-pressed", "false")
+
+
+def test_pointing_tells_what_the_maps_say(page: Page, server: Server) -> None:
+    """Class, confidence and metres are those of the service's own PNGs."""
+    values = np.random.default_rng(3).integers(0, 8, (48, 64, 1)) >> np.arange(3) & 1
+    picture = encode((values * 120 + np.array([100, 90, 80])).astype(np.uint8))
+    upload(page, server, {"name": "many.png", "mimeType": "image/png", "buffer": picture})
+    maps = {
+        name: np.array(opened(httpx.post(f"{server.url}/predict?output={name}", content=picture, timeout=60).content))
+        for name in ("mask", "depth", "confidence")
+    }
+    names = ["black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"]
+    for x, y in [(0, 0), (63, 47), (10, 30), (33, 2), (50, 21)]:
+        page.mouse.move(*point(page, "classes", x, y))
+        name, sure, depth = readout(page).split(" · ")
+        assert name == names[maps["mask"][y, x]]
+        assert sure == f"{maps['confidence'][y, x] / 255:.0%} sure".replace("%", " %")
+        assert depth == f"{maps['depth'][y, x] / 1000:.2f} m away"
+
+
+def test_the_decoder_gives_every_value(page: Page, server: Server) -> None:
+    """All depths of samples, all filters (a smooth picture uses them), 16 bits exactly."""
+    enter(page, server)
+    rng = np.random.default_rng(0)
+    smooth = (np.add.outer(np.arange(37) ** 2, 300 * np.arange(53)) + rng.integers(0, 9, (37, 53))).astype(np.uint16)
+    about, data = numbers(page, encode(smooth))
+    assert about == {"width": 53, "height": 37, "depth": 16, "channels": 1}
+    assert np.array_equal(data.reshape(37, 53), smooth)
+
+    color = np.stack([smooth >> 8, smooth & 255, smooth >> 4 & 255], axis=2).astype(np.uint8)
+    about, data = numbers(page, encode(color))
+    assert about["channels"] == 3
+    assert np.array_equal(data.reshape(37, 53, 3), color)
+
+    for colors, bits in [(2, 1), (4, 2), (16, 4), (200, 8)]:
+        indices = rng.integers(0, colors, (37, 53)).astype(np.uint8)
+        image = Image.fromarray(indices)
+        image.putpalette(rng.integers(0, 256, 3 * colors).astype(np.uint8).tobytes())
+        out = io.BytesIO()
+        image.save(out, "PNG", bits=bits)
+        about, data = numbers(page, out.getvalue())
+        assert about["depth"] == bits
+        assert np.array_equal(data.reshape(37, 53), indices)
+
+
+def test_depth_has_colours_and_a_scale(page: Page, server: Server) -> None:
+    upload(page, server)
+    choose_view(page, "depth")
+    near, far = canvas_colors(page, "depth", (5, 5), (60, 40))
+    assert sum(near) > 2 * sum(far)
+    expect(page.locator(".ticks span").first).to_have_text("1.5 m")
+    page.select_option("#range", "model")
+    expect(page.locator(".ticks span")).to_have_text(["0 m", "1 m", "2 m", "3 m", "4 m"])
+    page.select_option("#colormap", "grey")
+    red, green, blue = canvas_colors(page, "depth", (5, 5))[0]
+    # 1.02 m of 0 to 4 m, from 0x11 to 0xee.
+    assert red == green == blue == round(0x11 + (0xEE - 0x11) * (1 - 1.02 / 4))
+
+
+def test_colour_maps_get_lighter_evenly(page: Page, server: Server) -> None:
+    enter(page, server)
+    script = """async () => {
+        const { COLORMAPS, colorAt } = await import("/page/colormaps.js");
+        return COLORMAPS.map((name) => Array.from({ length: 21 }, (_, i) => colorAt(name, i / 20)));
+    }"""
+    for colors in page.evaluate(script):
+        linear = (np.array(colors) / 255) ** 2.2
+        lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
+        steps = np.diff(lightness)
+        assert steps.min() > 0.4 * steps.mean()
+        assert steps.max() < 2.2 * steps.mean()
+
+
+# --- other ways in
+
+
+def test_paste_and_drop(page: Page, server: Server) -> None:
+    enter(page, server)
+    script = """([kind, text, name]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name, { type: "image/png" }));
+        const init = { bubbles: true, cancelable: true };
+        document.body.dispatchEvent(kind === "paste"
+            ? new ClipboardEvent("paste", { ...init, clipboardData: data })
+            : new DragEvent("drop", { ...init, dataTransfer: data }));
+    }"""
+    for kind in ("paste", "drop"):
+        page.evaluate(script, [kind, base64.b64encode(ROOM["buffer"]).decode(), f"{kind}ed.png"])
+        expect(page.locator("#status")).to_contain_text(f"{kind}ed.png: 4 classes")
+
+
+def test_the_camera_live(page: Page, server: Server) -> None:
+    enter(page, server)
+    page.click("#camera")
+    expect(page.locator("#rate")).to_have_text(re.compile(r"[1-9]\d*\.\d|0\.[1-9]"), timeout=PATIENCE)
+    assert "frames per second" in page.locator("#rate").inner_text()
+    expect(page.locator("#video")).to_be_visible()
+    page.click("#keep")
+    expect(page.locator("#live")).to_be_hidden()
+    expect(page.locator("#status")).to_contain_text("camera.jpg: ")
+    assert page.evaluate("document.querySelector('#video').srcObject") is None
+    expect(page.locator("#curl")).to_contain_text("camera.jpg")
+
+
+# --- 3-D and measuring
+
+
+def test_points_are_drawn_and_turn(page: Page, server: Server) -> None:
+    upload(page, server)
+    choose_view(page, "cloud")
+    cloud = page.locator("#cloud")
+    cloud.scroll_into_view_if_needed()
+
+    def look() -> np.ndarray:
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        url = page.evaluate("document.querySelector('#cloud').toDataURL()")
+        return np.array(opened(base64.b64decode(url.partition(",")[2])).convert("RGBA"))
+
+    first = look()
+    drawn = np.unique(first[first[..., 3] == 255][:, :3] @ [1 << 16, 1 << 8, 1])
+    assert list(drawn) == [0x0000FF, 0x00FF00, 0xFF0000, 0xFFFFFF]
+    box = cloud.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 90, box["y"] + box["height"] / 2, steps=3)
+    page.mouse.up()
+    turned = look()
+    assert (turned != first).any()
+    for key in ("ArrowUp", "+", "Shift+ArrowLeft"):
+        before = look()
+        cloud.press(key)
+        assert (look() != before).any(), key
+    cloud.press("0")
+    assert np.array_equal(look(), first)
+    page.select_option("#points", "class")
+    expect(page.locator("#curl")).to_contain_text("output=ply&color=class")
+    assert (look() == [50, 20, 20, 255]).all(axis=2).any()
+
+
+def synthetic() -> tuple[bytes, str]:
+    """An answer of 40 x 30 pixels: 2 m away, but 3 m in the right half; one pixel without depth."""
+    depth = np.full((30, 40), 2000, np.uint16)
+    depth[:, 20:] = 3000
+    depth[0, 0] = 0
+    labels = Image.fromarray(np.zeros((30, 40), np.uint8))
+    labels.putpalette([9, 9, 9])
+    info = {"id": 0, "name": "<b>wall</b>", "color": [9, 9, 9], "fraction": 1.0, "median_depth_m": 2.0}
+    timing = dict.fromkeys(("decode", "queue", "infer", "encode", "total"), 1.0)
+    metadata = {
+        **{"width": 40, "height": 30, "timing_ms": timing, "segmentation": {"classes": [info]}},
+        "depth": {"min_m": 2.0, "max_m": 3.0},
+        "camera": {"fx": 20.0, "fy": 25.0, "cx": 19.5, "cy": 14.5, "hfov_deg": 90.0, "source": "exif"},
+        "model": {"name": "m", "version": "1", "network": "n", "backbone": "b", "provider": "p"},
+    }
+    body = multipart(
+        [
+            Part("metadata.json", "application/json", httpx.Request("POST", "http://x", json=metadata).read()),
+            Part("mask.png", "image/png", encode(labels)),
+            Part("depth.png", "image/png", encode(depth)),
+            Part("depth_color.png", "image/png", b""),
+            Part("confidence.png", "image/png", encode(np.full((30, 40), 255, np.uint8))),
+        ]
+    )
+    return body
+
+
+def test_distances_are_right(page: Page, server: Server) -> None:
+    body, media_type = synthetic()
+    page.route("**/predict?*", lambda route: route.fulfill(body=body, content_type=media_type))
+    enter(page, server)
+    # A name from a model is text, whatever it looks like.
+    expect(page.locator("#legend button")).to_contain_text("<b>wall</b>")
+    output = page.locator("#distance")
+    page.mouse.click(*point(page, "classes", 5, 10, 40, 30))
+    expect(output).to_have_text("Now the second point.")
+    page.mouse.click(*point(page, "classes", 30, 20, 40, 30))
+    one = np.array([(5 - 19.5) * 2 / 20, (10 - 14.5) * 2 / 25, 2])
+    other = np.array([(30 - 19.5) * 3 / 20, (20 - 14.5) * 3 / 25, 3])
+    expect(output).to_have_text(f"{np.linalg.norm(one - other):.2f} m apart")
+    page.click("#clear")
+    expect(output).to_have_text("Click two points in the picture.")
+    for x in (0, 5):
+        page.mouse.click(*point(page, "classes", x, 0, 40, 30))
+    expect(output).to_have_text("No depth at one of the points.")
+    expect(page.locator("#hfov-hint")).to_have_text("From the photo's EXIF.")
+
+
+def test_the_field_of_view_is_asked_for(page: Page, server: Server) -> None:
+    upload(page, server)
+    with page.expect_request("**/predict?output=multipart&hfov=90"):
+        page.locator("#hfov").fill("90")
+    expect(page.locator("#hfov-hint")).to_have_text("As you set it.")
+    expect(page.locator("#hfov-value")).to_have_text("90° wide")
+    # Of two points that are 1.02 m away, a quarter of the picture apart: 2 tan 45° / 4 of their distance.
+    for x in (5, 21):
+        page.mouse.click(*point(page, "classes", x, 5))
+    expect(page.locator("#distance")).to_have_text("0.51 m apart")
+    expect(page.locator("#curl")).to_contain_text("output=overlay&hfov=90")
+
+
+# --- taking it away, and errors
+
+
+def test_every_format_is_downloaded_as_the_service_makes_it(page: Page, server: Server) -> None:
+    upload(page, server)
+    formats = page.locator("#format option").evaluate_all("(options) => options.map((option) => option.value)")
+    assert set(formats) == {
+        *("overlay", "mask", "depth", "depth_color", "confidence", "unreliable"),
+        *("json", "coco", "npz", "zip", "multipart", "ply", "glb"),
+    }
+    for output in formats:
+        page.select_option("#format", output)
+        with page.expect_download() as download:
+            page.click("#download")
+        name = download.value.suggested_filename
+        found = Path(download.value.path()).read_bytes()
+        command = page.locator("#curl").inner_text()
+        assert command.startswith("curl -F file=@room.png ") and command.endswith(f" -o {name}")
+        url = re.findall(r"http[^' ]+", command)[0]
+        same = httpx.post(url, files={"file": ("room.png", ROOM["buffer"])}, timeout=60)
+        if output in ("json", "multipart", "zip"):  # They have timings in them.
+            assert len(found) > 200
+        else:
+            assert found == same.content, output
+        expect(page.locator("#download")).to_be_enabled()
+
+
+def test_the_command_is_safe_to_paste(page: Page, server: Server) -> None:
+    upload(page, server, {**ROOM, "name": "my room's; `x`.png"})
+    command = page.locator("#curl").inner_text()
+    assert command.startswith("""curl -F 'file=@"my room'\\''s; `x`.png"' """)
+
+
+def test_errors_are_told_in_the_services_words(page: Page, server: Server) -> None:
+    enter(page, server)
+    page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    problem = httpx.post(f"{server.url}/predict", content=b"no picture").json()
+    expect(page.locator("#problem")).to_be_visible()
+    assert page.locator("#problem").inner_text() == f"{problem['title']}. {problem['detail']}"
+    assert page.locator("#problem").get_attribute("role") == "alert"
+    page.set_input_files("#file", ROOM)
+    expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_a_server_that_is_gone_is_said(page: Page, server: Server) -> None:
+    enter(page, server)
+    page.route("**/predict?*", lambda route: route.fulfill(status=500, body="<html>"))
+    page.click("[data-example=kitchen]")
+    expect(page.locator("#problem")).to_have_text("Error 500. The server gave no reason.")
+
+
+def test_a_busy_server_is_asked_again(page: Page, server: Server) -> None:
+    enter(page, server)
+    answers = iter([503, 503])
+
+    def busy(route: Any) -> None:
+        if status := next(answers, None):
+            body = '{"title": "Too many requests at once", "detail": "Later."}'
+            route.fulfill(status=status, body=body, headers={"Retry-After": "1"})
+        else:
+            route.continue_()
+
+    page.route("**/predict?*", busy)
+    page.click("[data-example=kitchen]")
+    expect(page.locator("#status")).to_contain_text("Trying again in 1 s")
+    expect(page.locator("#status")).to_contain_text("kitchen.jpg: ")
+
+
+def test_the_policy_holds(context: BrowserContext, server: Server) -> None:
+    page = context.new_page()
+    enter(page, server)
+    script = """() => new Promise((done) => {
+        document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+        const script = document.createElement("script");
+        script.textContent = "document.title = 'broken'";
+        document.head.append(script);
+    })"""
+    assert page.evaluate(script) == "script-src-elem"
+    assert page.title() != "broken"
+    assert page.evaluate("fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'refused')") == "refused"
+
+
+# --- for everyone
+
+
+def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
+    upload(page, server)
+    page.locator("[name=view]:checked").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#panels")).to_have_attribute("data-view", "depth")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "blend"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.parentElement.dataset.layer") == "depth"
+    page.keyboard.press("ArrowLeft")
+    assert readout(page).startswith("white")
+    page.keyboard.press("ArrowUp")
+    assert readout(page).startswith("green · 100 % sure · 1.02 m")
+    page.keyboard.press("Enter")
+    for _ in range(4):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    # Four rows at 1.02 m through a lens of 0.85 longer sides.
+    expect(page.locator("#distance")).to_have_text(f"{1.02 * 4 / (0.85 * 64):.2f} m apart")
+    page.keyboard.press("Escape")
+    expect(page.locator("#distance")).to_have_text("Click two points in the picture.")
+
+
+@pytest.mark.parametrize("view", ["classes", "depth", "side", "cloud"])
+def test_a_phone_needs_no_sideways_scrolling(browser: Browser, server: Server, view: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    enter(page, server)
+    choose_view(page, view)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    small = page.evaluate("""() => [...document.querySelectorAll("button, select, .button")]
+        .filter((one) => one.offsetParent && one.getBoundingClientRect().height < 24).map((one) => one.id)""")
+    assert small == []
+    context.close()
+
+
+CONTRASTS = """() => {
+    const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+    const luminance = (rgb) => {
+        const [r, g, b] = rgb.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const back = (one) => {
+        for (; one; one = one.parentElement) {
+            const color = parse(getComputedStyle(one).backgroundColor);
+            if ((color[3] ?? 1) === 1) return color.slice(0, 3);
+        }
+        return [255, 255, 255];
+    };
+    const found = [];
+    for (const one of document.querySelectorAll("body *")) {
+        const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+        if (!own || !one.checkVisibility() || one.closest("optgroup")) continue;
+        const [a, b] = [luminance(parse(getComputedStyle(one).color).slice(0, 3)), luminance(back(one))];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        found.push([`${one.tagName} ${one.textContent.trim().slice(0, 20)}`, ratio]);
+    }
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_and_controls_have_names(browser: Browser, server: Server, scheme: Any) -> None:
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    enter(page, server)
+    page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    expect(page.locator("#problem")).to_be_visible()
+    choose_view(page, "side")
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 40
+    assert [(text, ratio) for text, ratio in contrasts if ratio < 4.5] == []
+    nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, select, canvas[tabindex], a, img")]
+        .filter((one) => one.tagName === "IMG" ? !one.hasAttribute("alt")
+            : !(one.textContent.trim() || one.labels?.[0]?.textContent.trim() || one.getAttribute("aria-label")))
+        .map((one) => one.outerHTML)""")
+    assert nameless == []
+    ids = page.evaluate("""() => [...document.querySelectorAll("[id]")].map((one) => one.id)""")
+    assert len(ids) == len(set(ids))
+    levels = page.evaluate("""() => [...document.querySelectorAll("h1, h2, h3")].map((one) => one.tagName)""")
+    assert levels[0] == "H1" and levels.count("H1") == 1
+    background = [int(v) for v in re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))]
+    assert (sum(background) < 150) == (scheme == "dark")
+    context.close()
