@@ -480,9 +480,9 @@ def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.parentElement.dataset.layer") == "depth"
     page.keyboard.press("ArrowLeft")
-    assert readout(page).startswith("white")
+    assert readout(page).startswith("blue")
     page.keyboard.press("ArrowUp")
-    assert readout(page).startswith("green · 100 % sure · 1.02 m")
+    assert readout(page).startswith("red · 100 % sure · 1.02 m")
     page.keyboard.press("Enter")
     for _ in range(4):
         page.keyboard.press("ArrowUp")
