@@ -484,11 +484,11 @@ def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
     page.keyboard.press("ArrowUp")
     assert readout(page).startswith("red · 100 % sure · 1.02 m")
     page.keyboard.press("Enter")
-    for _ in range(4):
+    for _ in range(6):
         page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
-    # Four rows at 1.02 m through a lens of 0.85 longer sides.
-    expect(page.locator("#distance")).to_have_text(f"{1.02 * 4 / (0.85 * 64):.2f} m apart")
+    # Six rows at 1.02 m through a lens of 0.85 longer sides.
+    expect(page.locator("#distance")).to_have_text(f"{1.02 * 6 / (0.85 * 64):.2f} m apart")
     page.keyboard.press("Escape")
     expect(page.locator("#distance")).to_have_text("Click two points in the picture.")
 

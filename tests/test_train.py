@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.classes import IGNORE
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.classes import IGNORE, class_set
 from training import train as train_module
 from training.boxes import write_dataset
 from training.data import FolderDataset, read_info
@@ -272,6 +273,30 @@ def test_two_streams_start_from_single_task_networks(boxes: Path, tmp_path: Path
     assert both.info["evaluations"] == []
     with pytest.raises(SystemExit, match="the segmentation weights are not of a single-task network"):
         few_steps(boxes, tmp_path / "swapped", "--network", "cross_stitch", "--single-task", *files[::-1])
+
+
+def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, straight: Checkpoint) -> None:
+    file = tmp_path / "other.safetensors"
+    save_checkpoint(file, straight)
+    still = ("--lr", "1e-12", "--start", str(file))
+    depth, segmentation = (f"heads.{task}.classifier.weight" for task in ("depth", "segmentation"))
+    again = few_steps(boxes, tmp_path / "again", *still)
+    torch.testing.assert_close(again.weights[depth], straight.weights[depth])
+    torch.testing.assert_close(again.weights[segmentation], straight.weights[segmentation])
+    assert again.info["training"]["start"] == "other.safetensors"
+
+    config = replace(straight.config, classes=class_set([c.name + "!" for c in straight.config.classes]))
+    save_checkpoint(file, Checkpoint(config, straight.weights, straight.info))
+    others = few_steps(boxes, tmp_path / "others", *still)
+    torch.testing.assert_close(others.weights[depth], straight.weights[depth])
+    assert not torch.allclose(others.weights[segmentation], straight.weights[segmentation])
+
+    for more, reason in [
+        (("--network", "mtl"), "is mtl_ssw on mobilenet_v2, not mtl on mobilenet_v2"),
+        (("--options", '{"context": "fcn"}'), "was made with other --options"),
+    ]:
+        with pytest.raises(SystemExit, match=reason):
+            few_steps(boxes, tmp_path / "refused", *still, *more)
 
 
 def test_averaged_weights_are_what_is_kept(boxes: Path, tmp_path: Path) -> None:

@@ -94,6 +94,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--options", type=json.loads, default={}, metavar="JSON", help='network options, e.g. {"dropout": 0.1}')
     add("--weights", default="imagenet", help="start of the backbone: 'imagenet', 'none', or a file")
     add(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint to go on from with other data or settings, in place of --weights; of the same network and "
+        "backbone, its segmentation classifier is taken where the classes are the same",
+    )
+    add(
         "--single-task",
         nargs="+",
         default=None,
@@ -158,7 +165,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-NOT_COMPARED = {"data", "out", "resume", "device", "workers", "single_task", "log_every"}
+NOT_COMPARED = {"data", "out", "resume", "device", "workers", "single_task", "start", "log_every"}
 
 
 def compared(args: argparse.Namespace) -> dict[str, Any]:
@@ -213,8 +220,29 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
                 raise TrainingError(f"{file}: its classes are not those of the data set")
         network.load_single_task(single[0].weights, single[1].weights)
         return
+    if args.start:
+        load_other_training(network, load_checkpoint(args.start), args, classes)
+        return
     for backbone in network.backbones():
         load_backbone_weights(backbone, args.backbone, args.weights)
+
+
+def load_other_training(network: Network, other: Checkpoint, args: argparse.Namespace, classes: ClassSet) -> None:
+    """Fills a network with what another training came to, but for layers that depend on the classes if those differ."""
+    then = (other.config.network, other.config.backbone)
+    if then != (args.network, args.backbone):
+        raise TrainingError(f"{args.start} is {' on '.join(then)}, not {args.network} on {args.backbone}")
+    own = network.state_dict()
+    if own.keys() != other.weights.keys():
+        raise TrainingError(f"{args.start}: was made with other --options ({json.dumps(other.config.options)})")
+    same = other.config.classes == classes
+    fitting = {k: v for k, v in other.weights.items() if v.shape == own[k].shape}
+    if same and len(fitting) < len(own):
+        raise TrainingError(f"{args.start}: was made with other --options ({json.dumps(other.config.options)})")
+    if not same:
+        # Where by chance there are as many classes, they are others still.
+        fitting = {k: v for k, v in fitting.items() if not k.startswith("heads.segmentation.classifier")}
+    network.load_state_dict(fitting, strict=False)
 
 
 @torch.no_grad()
@@ -406,7 +434,7 @@ def train(args: argparse.Namespace) -> int:
 
     def save(step: int, *, ended: bool = False) -> None:
         info_json = {
-            "training": settings | {"single_task": args.single_task},
+            "training": settings | {"single_task": args.single_task, "start": args.start and args.start.name},
             "data": {
                 "name": info.name,
                 "license": info.license,
