@@ -80,7 +80,7 @@ def check_served(file: Path, network: torch.nn.Module, name: str) -> None:
     pictures = [exporter.load_pictures(None, size, 4)[3] for size in SIZES]  # none that the export compared on
 
     async def answers() -> list[httpx.Response]:
-        settings = Settings(model=file, threads=1, timeout_s=300)
+        settings = Settings(model=file, threads=1, timeout_s=300, max_timeout_s=300)
         async with serving(create_app(settings)) as client:
             return [await client.post("/predict", content=encode(picture)) for picture in pictures]
 

@@ -309,7 +309,7 @@ def test_the_command_makes_pictures_that_are_the_same_again(
         assert len(np.unique(picture.label)) >= 3
         assert 500 < np.median(picture.depth) < 12_000
     with Image.open(sheet) as image:
-        assert image.width == 4 * 3 * 64
+        assert image.width == 6 * 3 * 64
     room = json.loads((tmp_path / "a" / "rooms" / "000000.json").read_text())["000000"]
     text = (tmp_path / "a" / "ATTRIBUTION.txt").read_text()
     assert all(key in text for key in room["models"])
