@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ class Server:
     url: str
     first_output: str
     """What it printed before it listened."""
+    later: list[str]
+    reader: threading.Thread
+    """Takes what it prints from then on, into `later`: a pipe that nobody empties stops the server when it is full."""
 
     @property
     def port(self) -> int:
@@ -44,8 +48,13 @@ class Server:
     def stop(self) -> tuple[int, str]:
         """SIGTERM; the exit code and what it printed since the start."""
         self.process.terminate()
-        output, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, output
+        return self.ended(30)
+
+    def ended(self, timeout_s: float) -> tuple[int, str]:
+        """Wait for its end; the exit code and what it printed since the start."""
+        code = self.process.wait(timeout_s)
+        self.reader.join()
+        return code, "".join(self.later)
 
 
 @contextmanager
@@ -59,13 +68,17 @@ def start(*arguments: str, **settings: str) -> Iterator[Server]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    reader = None
     try:
         assert process.stdout
         lines = []
         for line in process.stdout:
             lines.append(line)
             if found := re.search(r"listens on (http://\S+)", line):
-                yield Server(process, found[1], "".join(lines[:-1]))
+                later: list[str] = []
+                reader = threading.Thread(target=later.extend, args=(process.stdout,), daemon=True)
+                reader.start()
+                yield Server(process, found[1], "".join(lines[:-1]), later, reader)
                 break
         else:
             raise AssertionError("the server ended: " + "".join(lines))
@@ -73,6 +86,8 @@ def start(*arguments: str, **settings: str) -> Iterator[Server]:
         if process.poll() is None:
             process.kill()
         process.wait()
+        if reader:
+            reader.join()
         if process.stdout:
             process.stdout.close()
 

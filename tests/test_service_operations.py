@@ -446,8 +446,8 @@ def test_sigterm_first_ends_readiness(tiny_model: Path) -> None:
         # What load balancers still send is answered.
         assert httpx.get(f"{server.url}/health/live").status_code == 200
         assert httpx.post(f"{server.url}/predict", content=PICTURE).status_code == 200
-        output, _ = server.process.communicate(timeout=20)
-        assert server.process.returncode == 0, output
+        code, output = server.ended(20)
+        assert code == 0, output
         assert "Traceback" not in output
 
 
