@@ -12,25 +12,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from benchmarks.common import machine, publish
-from benchmarks.contest import FORM, Entry, measure, summary
+from benchmarks.contest import FORM, Entry, add_load_options, load_of, measure, summary
 
 UVICORN = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--no-access-log", "--port", "PORT"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The service with a network that costs nothing.")
-    add = parser.add_argument
-    add("--width", type=int, default=640)
-    add("--height", type=int, default=480)
-    add("--seconds", type=float, default=10.0)
-    add("--rounds", type=int, default=3)
-    add("--quick", action="store_true", help="a second and a round: shows that it runs, no figures")
-    add("--out", type=Path, help="write OUT.json and OUT.md")
+    add_load_options(parser)
     args = parser.parse_args()
-    seconds, rounds, connections = (1.0, 1, [1, 8]) if args.quick else (args.seconds, args.rounds, [1, 8, 32])
+    seconds, rounds, connections = load_of(args)
 
     def plain(codecs: str) -> Entry:
         variables = {"PEER_MODEL": "free", "PEER_CODECS": codecs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -37,6 +38,22 @@ class Entry:
     path: str = "/predict"
     upload: str = RAW
     """The content type, `RAW` or `FORM`."""
+
+
+def add_load_options(parser: argparse.ArgumentParser) -> None:
+    """The picture and the load, and where the figures go."""
+    add = parser.add_argument
+    add("--width", type=int, default=640)
+    add("--height", type=int, default=480)
+    add("--seconds", type=float, default=10.0)
+    add("--rounds", type=int, default=3)
+    add("--quick", action="store_true", help="a second and a round: shows that it runs, no figures")
+    add("--out", type=Path, help="write OUT.json and OUT.md")
+
+
+def load_of(args: argparse.Namespace) -> tuple[float, int, list[int]]:
+    """Seconds, rounds, and numbers of connections."""
+    return (1.0, 1, [1, 8]) if args.quick else (args.seconds, args.rounds, [1, 8, 32])
 
 
 def multipart(data: bytes) -> bytes:

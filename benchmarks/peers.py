@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import environment, machine, publish
-from benchmarks.contest import FORM, RAW, Entry, measure, summary
+from benchmarks.contest import FORM, RAW, Entry, add_load_options, load_of, measure, summary
 from service.settings import BUNDLED_MODEL
 
 
@@ -61,14 +61,9 @@ def main() -> None:
     add("--threads", type=int, default=1, help="of the network (default: 1)")
     add("--max-batch", type=int, default=8)
     add("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="these peers")
-    add("--width", type=int, default=640)
-    add("--height", type=int, default=480)
-    add("--seconds", type=float, default=10.0)
-    add("--rounds", type=int, default=3)
-    add("--quick", action="store_true", help="a second and a round: shows that it runs, no figures")
-    add("--out", type=Path, help="write OUT.json and OUT.md")
+    add_load_options(parser)
     args = parser.parse_args()
-    seconds, rounds, connections = (1.0, 1, [1, 8]) if args.quick else (args.seconds, args.rounds, [1, 8, 32])
+    seconds, rounds, connections = load_of(args)
 
     model = "free" if args.free else str(args.model.resolve())
     entries = []

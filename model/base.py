@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from model.blocks import resize
 
 Task = Literal["segmentation", "depth"]
 TASKS: tuple[Task, Task] = ("segmentation", "depth")
@@ -118,9 +119,10 @@ class Network(nn.Module):
 
     def upsample(self, prediction: Tensor, image: Tensor) -> Tensor:
         """A head's output at the picture's height and width, bilinearly; in training mode at 1 / `training_stride`."""
-        stride = self.training_stride if self.training else 1
-        size = (image.shape[2] // stride, image.shape[3] // stride) if stride > 1 else image.shape[2:]
-        return F.interpolate(prediction, size=size, mode="bilinear", align_corners=False)
+        if self.training and self.training_stride > 1:
+            # Only its size is asked for.
+            image = image[:, :, :: self.training_stride, :: self.training_stride]
+        return resize(prediction, image)
 
     def backbones(self) -> list[Backbone]:
         """The encoders, each of which starts from the same pre-trained weights."""

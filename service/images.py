@@ -345,11 +345,6 @@ def overlay_png(picture: UInt8, labels: UInt8, colors: Sequence[Color]) -> bytes
     return png.encode(np.asarray(Image.blend(Image.fromarray(picture), mask.convert("RGB"), 0.5)))
 
 
-def grey_png(plane: UInt8) -> bytes:
-    """An 8-bit grey PNG of uint8 [H, W]."""
-    return png.encode(plane)
-
-
 @lru_cache(maxsize=4)
 def _depth_steps(min_m: float, max_m: float) -> UInt8:
     """The step of every depth in mm, uint8 [65536]: 1 is the nearest, 255 the farthest, 0 is invalid."""

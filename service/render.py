@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 
-from service import answers, coco, containers, images, measures, points
+from service import answers, coco, containers, images, measures, png, points
 from service.answers import Trace
 from service.containers import Part
 from service.images import UInt8
@@ -49,9 +49,9 @@ def picture(maps: Maps, output: Output, options: Options) -> bytes:
         case "depth_color":
             return images.depth_color_png(maps.depth, maps.card.depth.min_m, maps.card.depth.max_m)
         case "confidence":
-            return images.grey_png(maps.confidence)
+            return png.encode(maps.confidence)
         case "unreliable":
-            return images.grey_png(_unreliable(maps, options))
+            return png.encode(_unreliable(maps, options))
         case _:
             return images.overlay_png(maps.picture, maps.labels, maps.colors)
 

@@ -233,11 +233,9 @@ def load_other_training(network: Network, other: Checkpoint, args: argparse.Name
     if then != (args.network, args.backbone):
         raise TrainingError(f"{args.start} is {' on '.join(then)}, not {args.network} on {args.backbone}")
     own = network.state_dict()
-    if own.keys() != other.weights.keys():
-        raise TrainingError(f"{args.start}: was made with other --options ({json.dumps(other.config.options)})")
     same = other.config.classes == classes
-    fitting = {k: v for k, v in other.weights.items() if v.shape == own[k].shape}
-    if same and len(fitting) < len(own):
+    fitting = {k: v for k, v in other.weights.items() if k in own and v.shape == own[k].shape}
+    if own.keys() != other.weights.keys() or (same and len(fitting) < len(own)):
         raise TrainingError(f"{args.start}: was made with other --options ({json.dumps(other.config.options)})")
     if not same:
         # Where by chance there are as many classes, they are others still.

@@ -67,6 +67,16 @@ def load_model() -> Any:
     return FreeModel() if os.environ["PEER_MODEL"] == "free" else Model()
 
 
+def run_batch(model: Any, decoded: list[Any]) -> list[Any]:
+    """The maps of decoded pictures, (canvas, place) each, with their places: an array holds one size, here are two."""
+    outputs: list[Any] = [None] * len(decoded)
+    for shape in {canvas.shape for canvas, _ in decoded}:
+        which = [i for i, (canvas, _) in enumerate(decoded) if canvas.shape == shape]
+        for i, maps_of_one in zip(which, model(np.stack([decoded[i][0] for i in which])), strict=True):
+            outputs[i] = (maps_of_one, decoded[i][1])
+    return outputs
+
+
 class PillowCodecs:
     """Open, convert, resize, save: each picture is stretched to the size whose orientation it has."""
 

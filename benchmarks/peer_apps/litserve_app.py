@@ -9,9 +9,8 @@ import sys
 from typing import Any
 
 import litserve
-import numpy as np
 
-from benchmarks.peer_apps.job import BATCH, load_codecs, load_model
+from benchmarks.peer_apps.job import BATCH, load_codecs, load_model, run_batch
 
 
 class Rooms(litserve.LitAPI):  # type: ignore[misc]
@@ -27,12 +26,7 @@ class Rooms(litserve.LitAPI):  # type: ignore[misc]
         return inputs
 
     def predict(self, inputs: list[Any]) -> list[Any]:
-        outputs: list[Any] = [None] * len(inputs)
-        for shape in {canvas.shape for canvas, _ in inputs}:
-            which = [i for i, (canvas, _) in enumerate(inputs) if canvas.shape == shape]
-            for i, maps in zip(which, self.model(np.stack([inputs[i][0] for i in which])), strict=True):
-                outputs[i] = (maps, inputs[i][1])
-        return outputs
+        return run_batch(self.model, inputs)
 
     def unbatch(self, output: list[Any]) -> list[Any]:
         return output

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import mosec
-import numpy as np
 
-from benchmarks.peer_apps.job import BATCH, load_codecs, load_model
+from benchmarks.peer_apps.job import BATCH, load_codecs, load_model, run_batch
 
 
 class Decode(mosec.Worker):  # type: ignore[misc]
@@ -29,12 +28,7 @@ class Infer(mosec.Worker):  # type: ignore[misc]
         self.model = load_model()
 
     def forward(self, data: list[Any]) -> list[Any]:
-        outputs: list[Any] = [None] * len(data)
-        for shape in {canvas.shape for canvas, _ in data}:
-            which = [i for i, (canvas, _) in enumerate(data) if canvas.shape == shape]
-            for i, maps in zip(which, self.model(np.stack([data[i][0] for i in which])), strict=True):
-                outputs[i] = (maps, data[i][1])
-        return outputs
+        return run_batch(self.model, data)
 
 
 class Encode(mosec.Worker):  # type: ignore[misc]
