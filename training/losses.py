@@ -98,6 +98,13 @@ def berhu_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) 
     return torch.where(error <= c, error, (error.square() + c.square()) / (2 * c)).sum() / _number(valid, pixels)
 
 
+def log_l1_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """|ln prediction - ln truth|, the mean over valid pixels: for small errors the relative error (abs_rel), so that
+    what is near counts as much as what is far. The logarithm as in `silog_loss`, arguments as in `depth_loss`."""
+    valid, value, target = _known_depth(prediction, depth)
+    return (_log(value) - _log(target)).abs().sum() / _number(valid, pixels)
+
+
 def silog_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:
     """Scale-invariant error of logarithms (Eigen et al., NIPS 2014, with λ = 0.85 and the root of AdaBins, CVPR 2021):
     √(mean g² - λ (mean g)²) of each picture, g = ln prediction - ln truth; the mean over pictures by their valid
@@ -154,6 +161,7 @@ DEPTH_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "l1": depth_loss,
     "berhu": berhu_loss,
     "silog": silog_loss,
+    "log_l1": log_l1_loss,
 }
 
 
