@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from training.losses import (
     berhu_loss,
     depth_loss,
     edges_loss,
+    log_l1_loss,
     multi_task_loss,
     normals_loss,
     segmentation_loss,
@@ -48,6 +50,13 @@ def test_berhu_is_linear_for_small_errors_and_square_for_large_ones() -> None:
     assert berhu_loss(prediction, depth).item() == pytest.approx(expected)
 
 
+def test_log_l1_is_the_mean_ratio_in_logarithms() -> None:
+    prediction = torch.tensor([[[[2.0, 5.0, 1.5, 8.0]]]])
+    depth = torch.tensor([[[1.0, 0.0, 3.0, 8.0]]])
+    # A factor of two too far, none, a factor of two too near, right.
+    assert log_l1_loss(prediction, depth).item() == pytest.approx(2 * math.log(2) / 3)
+
+
 def test_silog_forgives_most_of_a_common_factor() -> None:
     truth = torch.tensor([[[1.0, 0.0, 2.0, 4.0]]])
     g = math.log(2)
@@ -58,9 +67,10 @@ def test_silog_forgives_most_of_a_common_factor() -> None:
     assert silog_loss(one[:, None], truth).item() == pytest.approx(math.sqrt(g**2 / 3 - 0.85 * (g / 3) ** 2), rel=1e-4)
 
 
-def test_silog_brings_back_what_is_not_positive() -> None:
+@pytest.mark.parametrize("loss", [silog_loss, log_l1_loss])
+def test_losses_of_logarithms_bring_back_what_is_not_positive(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     prediction = torch.tensor([[[[-1.0, 2.0]]]], requires_grad=True)
-    torch.autograd.backward(silog_loss(prediction, torch.full((1, 1, 2), 2.0)))
+    torch.autograd.backward(loss(prediction, torch.full((1, 1, 2), 2.0)))
     assert prediction.grad is not None
     assert prediction.grad.isfinite().all() and prediction.grad[0, 0, 0, 0] < -1
 

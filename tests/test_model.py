@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import model.weights
-from model.backbones import BACKBONES, normalize
+from model.backbones import BACKBONES, DepthwiseConv2d, normalize
 from model.base import TASKS, Backbone, Features, Network, StagedBackbone
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from model.classes import NYU40, SUN37, ClassSet, class_set
@@ -646,3 +646,24 @@ def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(WeightsError, match=r"could not be downloaded \(no network\); give --weights PATH"):
         load_backbone_weights(BACKBONES["resnet18"](), "resnet18", "imagenet")
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (1, 3)])
+@pytest.mark.parametrize("size", [(8, 12), (7, 11)])
+def test_depthwise_convolutions_in_bf16_are_the_plain_ones(stride: int, dilation: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    fast = DepthwiseConv2d(6, 6, 3, stride, dilation, dilation, groups=6, bias=False)
+    # Values that bf16 holds exactly, so that only the rounding of sums is left.
+    fast.weight.data = torch.randint(-3, 4, fast.weight.shape).float()
+    image = torch.randint(-4, 5, (2, 6, *size)).float()
+    results = []
+    for autocast in (False, True):
+        x = image.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = fast(x.bfloat16() if autocast else x)
+        (y.float().square().sum() / 256).backward()
+        assert x.grad is not None and fast.weight.grad is not None
+        results.append((y.float(), x.grad, fast.weight.grad))
+        fast.zero_grad()
+    for plain, bf16 in zip(*results, strict=True):
+        torch.testing.assert_close(bf16, plain, rtol=0.02, atol=0.05)
