@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 from service_client import encode, quadrants
-from service_process import Server
+from service_process import Server, start
 
-from benchmarks import common, contest, load, serving
+from benchmarks import common, contest, load, serving, soak
 from benchmarks.load import Load, Request
 
 BODY = b"x" * 70_000
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 class Odd(BaseHTTPRequestHandler):
@@ -146,6 +156,27 @@ def test_contest_checks_the_job(server: Server) -> None:
         contest.check(f"{server.url}/predict", b"hello", contest.RAW, (64, 48))
     with pytest.raises(SystemExit, match="size"):
         contest.check(f"{server.url}/predict", data, contest.RAW, (640, 480))
+
+
+def test_soak_counts_what_stays_and_what_is_lost(tiny_model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(encode(quadrants(), "JPEG"))
+    requests = [Request("/predict", str(picture))]
+    with start("--model", str(tiny_model)) as server:
+        server.wait_ready()
+        pid = server.process.pid
+        before = soak.held(pid)
+        assert before.peak_mb >= before.rss_mb > 20 and before.descriptors > 3
+        with socket.create_connection(("127.0.0.1", server.port)):
+            wait_for(lambda: soak.held(pid).descriptors > before.descriptors)
+        soak.killed_uploads(server.port, picture.read_bytes(), 3)
+        soak.dropped(server.port, 20)
+        wait_for(lambda: soak.held(pid).descriptors == before.descriptors)
+        reloads = soak.reloads(server.port, pid, requests, 2, 1.5)
+        assert reloads["reloads"] >= 1 and set(reloads["statuses"]) == {"200"}
+        found = asyncio.run(soak.end_under_load(server.port, pid, picture.read_bytes(), 0.5))
+        assert found["200"] > 0 and found["lost"] == 0
+        assert server.ended(30)[0] == 0
 
 
 def test_a_server_that_does_not_start_is_named() -> None:
