@@ -173,7 +173,7 @@ PROGRAMS = {
         if [ "$1" != serve ]; then exec {python} -m service.cli "$@"; fi
         {python} -m service.cli "$@" --port $PORT >> served.log 2>&1 &
         echo $! >> pids
-        for _ in $(seq 300); do
+        for _ in $(seq 600); do
             {curl} --silent --fail --output /dev/null 127.0.0.1:$PORT/health/ready && exit
             sleep 0.2
         done
@@ -275,7 +275,7 @@ def follow(name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> 
     gc.collect()  # What a short script may leave open until its end is closed here, not in another test.
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_command_does_what_it_should(
     name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
