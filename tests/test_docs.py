@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from functools import partial
@@ -167,19 +166,25 @@ def parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 PROGRAMS = {
     "python": 'exec {python} "$@"',
+    "segdepth": 'exec {python} -m service.cli "$@"',
     "curl": 'exec {curl} --silent --show-error --fail-with-body "$@"',
-    # Serving returns here when pictures are answered; the test ends it.
-    "segdepth": """
-        if [ "$1" != serve ]; then exec {python} -m service.cli "$@"; fi
-        {python} -m service.cli "$@" --port $PORT >> served.log 2>&1 &
-        echo $! >> pids
-        for _ in $(seq 600); do
-            {curl} --silent --fail --output /dev/null 127.0.0.1:$PORT/health/ready && exit
-            sleep 0.2
-        done
-        cat served.log
-        exit 1""",
 }
+"""What a reader's commands find."""
+
+PRELUDE = """\
+segdepth() {
+    if [ "${1-}" != serve ]; then command segdepth "$@"; return; fi
+    command segdepth "$@" --port $PORT >> served.log 2>&1 &
+    for _ in $(seq 600); do
+        curl --output /dev/null 127.0.0.1:$PORT/health/ready 2> /dev/null && return
+        sleep 0.2
+    done
+    cat served.log
+    return 1
+}
+trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT
+"""
+"""Serving returns when pictures are answered, and ends with the fence."""
 
 
 @pytest.fixture(scope="module")
@@ -230,31 +235,25 @@ def run_shell(fence: Fence, name: str, workplace: Workplace, monkeypatch: pytest
     port = free_port() if own else workplace.server.port
     script = re.sub(r"\b(localhost|127\.0\.0\.1):8000\b", f"127.0.0.1:{port}", script)
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        ["bash", "-e", "-u", "-o", "pipefail", "-c", PRELUDE + script],
+        cwd=folder,
+        env=environment(PATH=path, PYTHONPATH=str(folder), PORT=str(port)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+    )
     try:
-        done = subprocess.run(
-            ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
-            cwd=folder,
-            env=environment(PATH=path, PYTHONPATH=str(folder), PORT=str(port)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=500,
-            check=False,
-        )
+        output, _ = process.communicate(timeout=500)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # With all that it has started.
+        raise
     finally:
-        end_servers(folder)
-    assert done.returncode == 0, f"{name} line {fence.line}:\n{script}\n{done.stdout.decode(errors='replace')[-3000:]}"
-
-
-def end_servers(folder: Path) -> None:
-    """Those that a fence has started, by their ids."""
-    file = folder / "pids"
-    for pid in map(int, file.read_text().split() if file.exists() else []):
-        os.kill(pid, signal.SIGTERM)
-        until = time.monotonic() + 60
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
-            time.sleep(0.05)
-    file.unlink(missing_ok=True)
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+    assert process.returncode == 0, f"{name} line {fence.line}:\n{script}\n{output.decode(errors='replace')[-3000:]}"
 
 
 def follow(name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
