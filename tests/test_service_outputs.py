@@ -82,8 +82,8 @@ def made(labels: np.ndarray, depth: np.ndarray, camera: Camera, size: tuple[int,
     )
 
 
-def test_the_readme_lists_every_output_and_its_media_type() -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_lists_every_output_and_its_media_type() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \| `([a-z./+-]+/[a-z+-]+)` \|", text, re.MULTILINE)
     listed = {name: media_type for names, media_type in rows for name in re.findall("[a-z_]+", names)}
     assert listed == MEDIA_TYPES

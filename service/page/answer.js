@@ -10,20 +10,24 @@ export class Problem extends Error {
   }
 }
 
-/** The address of an output, relative to the server: what `curl` is given too. */
-export function predictPath(output, options = {}) {
-  const query = new URLSearchParams(output ? { output } : {});
-  for (const [name, value] of Object.entries(options)) if (value !== null && value !== undefined) query.set(name, value);
-  return query.size ? `/predict?${query}` : "/predict";
+let key = "";
+
+/** The API key of all requests from now on; it is kept nowhere but here. */
+export function useKey(text) {
+  key = text;
 }
 
-/** POSTs a picture; gives the response when it is a good one. Throws Problem, or AbortError. */
-export async function post(path, picture, name, signal) {
-  const form = new FormData();
-  form.append("file", picture, name);
+/** Whether there is one. */
+export function hasKey() {
+  return key !== "";
+}
+
+/** `fetch` from the service; gives the response when it is a good one. Throws Problem, or AbortError. */
+export async function request(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, { method: "POST", body: form, signal });
+    // Not as Authorization, which is a proxy's where one asks for a password.
+    response = await fetch(path, { ...options, headers: key ? { "X-API-Key": key } : {} });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem("The server cannot be reached", "Check that it is still running, then try again.");
@@ -36,6 +40,20 @@ export async function post(path, picture, name, signal) {
     response.status,
     Number(response.headers.get("Retry-After")) || 0,
   );
+}
+
+/** The address of an output, relative to the server: what `curl` is given too. */
+export function predictPath(output, options = {}) {
+  const query = new URLSearchParams(output ? { output } : {});
+  for (const [name, value] of Object.entries(options)) if (value !== null && value !== undefined) query.set(name, value);
+  return query.size ? `/predict?${query}` : "/predict";
+}
+
+/** POSTs a picture; otherwise as `request`. */
+export function post(path, picture, name, signal) {
+  const form = new FormData();
+  form.append("file", picture, name);
+  return request(path, { method: "POST", body: form, signal });
 }
 
 /** Everything about a picture from one pass of the network: the JSON answer, and its maps as numbers.

@@ -1,6 +1,6 @@
 // The page: what is chosen, what is shown, and what happens in between.
 
-import { analyse, post, predictPath, Problem } from "./answer.js";
+import { analyse, hasKey, post, predictPath, Problem, request, useKey } from "./answer.js";
 import { Cloud } from "./cloud.js";
 import { colorAt, COLORMAPS, ticks } from "./colormaps.js";
 import { Live } from "./live.js";
@@ -31,6 +31,8 @@ let cloudIsStale = true;
 let asking = new AbortController();
 /** Counts what was asked for, so that something that was slow to load does not replace something newer. */
 let turn = 0;
+/** What a missing key has kept from being done. */
+let retry = null;
 
 // --- asking
 
@@ -43,6 +45,7 @@ async function ask(file, hfov = null) {
   problem(null);
   try {
     const [answer, picture] = await Promise.all([patiently(() => analyse(file.blob, file.name, { hfov }, signal), signal), bitmap(file.blob)]);
+    await readCard();
     if (signal.aborted) return;
     show(file, answer, picture, hfov);
     say(summary());
@@ -50,7 +53,7 @@ async function ask(file, hfov = null) {
   } catch (error) {
     if (signal.aborted) return;
     say("");
-    problem(error);
+    problem(error, () => ask(file, hfov));
   }
 }
 
@@ -75,7 +78,7 @@ async function bitmap(blob) {
 }
 
 async function readCard() {
-  card ??= await fetch("/model").then((response) => response.json()).catch(() => null);
+  card ??= await request("/model").then((response) => response.json()).catch(() => null);
 }
 
 function nameModel() {
@@ -89,9 +92,18 @@ function say(text, busy = false) {
   $("#result").setAttribute("aria-busy", busy);
 }
 
-function problem(error) {
+/** Tells of an error, or with null that there is none now. Where a key is asked for, `again` is done when it is given. */
+function problem(error, again = null) {
   $("#problem").hidden = !error;
+  const locked = error?.status === 401;
+  $("#unlock").hidden = !locked;
+  $("#key").value = "";
   if (!error) return;
+  if (locked) {
+    error = new Problem("This server asks for an API key", hasKey() ? "It does not know the one you gave." : "Give it below.");
+    retry = again;
+    $("#key").focus();
+  }
   const known = error instanceof Problem;
   $("#problem strong").textContent = known ? `${error.title}.` : "That did not work.";
   $("#problem span").textContent = known ? error.detail : error.message;
@@ -378,7 +390,9 @@ function command() {
   const shell = (text) => (/^[\w.@%+=:,/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const file = shown.file.name;
   const field = /[^\w.-]/.test(file) ? `file=@"${file.replace(/[\\"]/g, "\\$&")}"` : `file=@${file}`;
-  $("#curl").textContent = `curl -F ${shell(field)} ${shell(location.origin + path)} -o ${shell(name)}`;
+  // The key itself is for nobody to see.
+  const header = hasKey() ? '-H "X-API-Key: $KEY" ' : "";
+  $("#curl").textContent = `curl ${header}-F ${shell(field)} ${shell(location.origin + path)} -o ${shell(name)}`;
 }
 
 async function download() {
@@ -394,7 +408,7 @@ async function download() {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     say(`${name} is downloaded.`);
   } catch (error) {
-    problem(error);
+    problem(error, download);
   } finally {
     $("#download").disabled = false;
   }
@@ -452,7 +466,7 @@ async function runLive() {
     } catch (error) {
       if (signal.aborted) break;
       if (error.status !== 503) {
-        problem(error);
+        problem(error, runLive);
         break;
       }
       wait = Math.min(error.retryAfter || 1, 5);
@@ -506,6 +520,11 @@ document.addEventListener("drop", (event) => {
 
 // --- controls
 
+$("#unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey($("#key").value.trim());
+  retry();
+});
 $("#colormap").append(...COLORMAPS.map((name) => new Option(name)));
 for (const input of all("[name=view]")) input.addEventListener("change", changeView);
 $("#blend").addEventListener("input", () => {
