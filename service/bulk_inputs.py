@@ -17,6 +17,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -118,7 +119,7 @@ class Inputs:
             if found.is_video:
                 yield from self._frames(found)
             else:
-                yield Job(str(found.source), self._named(found.target), lambda path=found.source: self._read(path))
+                yield Job(str(found.source), self._named(found.target), partial(self._read, found.source))
 
     def _named(self, target: Path) -> Path:
         return target.with_name(target.name + self._suffix)
@@ -210,10 +211,10 @@ class Inputs:
                 for number, frame in enumerate(container.decode(stream)):
                     if number % self._every == 0:
                         target = self._named(found.target / f"{number:06}")
-                        yield Job(f"{found.source}, frame {number}", target, lambda frame=frame: _frame_file(frame))
+                        yield Job(f"{found.source}, frame {number}", target, partial(_frame_file, frame))
         except IndexError:
             yield Failure(str(found.source), "it has no pictures")
-        except (OSError, ValueError) as error:  # FFmpeg's errors are these.
+        except (OSError, ValueError, self._av.FFmpegError) as error:
             yield Failure(str(found.source), f"the video cannot be decoded: {getattr(error, 'strerror', error)}")
 
 

@@ -138,7 +138,8 @@ class Prediction:
                 white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
                 return np.asarray(white)
             if upright.mode.startswith("I;16"):
-                return np.asarray(Image.fromarray((np.asarray(upright) // 257).astype(np.uint8)).convert("RGB"))
+                grey = (np.asarray(upright).astype(np.uint32) + 128) // 257
+                return np.asarray(Image.fromarray(grey.astype(np.uint8)).convert("RGB"))
             return np.asarray(upright.convert("RGB"))
 
     def mask(self) -> Image.Image:

@@ -323,7 +323,7 @@ def test_bad_pictures_do_not_stop_the_others(
 
 def test_no_server(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    assert predict(photos, "--out", photos.parent / "out", "--url", url, "--timeout", "0.5") == 1
+    assert predict(photos, "--out", photos.parent / "out", "--url", url, "--timeout", "2") == 1
     assert "stopped before the end" in capsys.readouterr().err
 
 
