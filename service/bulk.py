@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_args, get_type_hints
@@ -238,7 +238,7 @@ class _Run:
         self._files = ThreadPoolExecutor(READERS, thread_name_prefix="segdepth-files")
         self._signal = 0
 
-    async def run(self, answering: Any) -> int:
+    async def run(self, answering: AbstractAsyncContextManager[Answer]) -> int:
         """Answer everything; the exit code: 0, 1 with failures, 128 + the signal that ended it."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()

@@ -120,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(bulk.main(arguments))
         except UsageError as error:
             predict.error(str(error))
+        except KeyboardInterrupt:  # While files are being looked for.
+            sys.exit(130)
     flags = {name: value for name, value in vars(arguments).items() if value is not None}
     chosen = flags.pop("command")
     settings = Settings.load(**flags)

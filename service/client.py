@@ -290,14 +290,13 @@ def _form(uploads: Sequence[bytes]) -> dict[str, Any]:
     return {"files": [("files", (str(k), upload, "application/octet-stream")) for k, upload in enumerate(uploads)]}
 
 
-class _Until(dict[str, float]):
-    """Timeouts of httpx that all end together: it asks for them at the beginning of each phase of a request."""
+class _Until:
+    """Timeouts of a request that all end together: httpx asks for one, by `get`, at the beginning of each phase."""
 
     def __init__(self, attempts: _Attempts) -> None:
-        super().__init__()
         self._attempts = attempts
 
-    def get(self, _phase: str, _default: Any = None) -> float:
+    def get(self, _phase: str, _default: float | None = None) -> float:
         return self._attempts.remaining()
 
 
@@ -501,7 +500,7 @@ class AsyncClient(_Requests):
         """As `Client.predict_many`: `async for room in client.predict_many(paths)`."""
         query = {"output": "zip", **_camera(fx, fy, cx, cy, hfov)}
         groups = _groups(map(upload_of, pictures), at_once)
-        while uploads := await anyio.to_thread.run_sync(next, groups, None):
+        while uploads := await anyio.to_thread.run_sync(lambda: next(groups, None)):
             answer = await self._ask("/predict/batch", query, _form(uploads), timeout_s)
             found_all = await anyio.to_thread.run_sync(answer.predictions, uploads)
             for upload, found in zip(uploads, found_all, strict=True):
