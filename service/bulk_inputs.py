@@ -165,7 +165,8 @@ class Inputs:
             raise UsageError(f"nothing is named like {pattern}")
 
     def _in_folder(self, folder: Path, root: Path) -> Iterator[_Found]:
-        files, folders = [], []
+        files: list[str] = []
+        folders: list[str] = []
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):

@@ -224,7 +224,7 @@ class _Answer:
 
     @property
     def request_id(self) -> str:
-        return self.headers.get("X-Request-ID", "")
+        return str(self.headers.get("X-Request-ID", ""))
 
     def prediction(self, upload: bytes) -> Prediction:
         return prediction_of(self.body, upload, self.request_id)
