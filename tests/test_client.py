@@ -135,7 +135,7 @@ def hang(handler: BaseHTTPRequestHandler, before_s: float = 0.0) -> None:
         handler.end_headers()
         handler.wfile.write(b"x")
         handler.wfile.flush()
-    time.sleep(1.5)
+    handler.rfile.read(1)  # Until the client closes the connection.
     handler.close_connection = True
 
 
@@ -449,11 +449,11 @@ def test_attempts_end(kind: str) -> None:
 def test_nobody_waits_longer_than_there_is_time(kind: str) -> None:
     """The server wants a longer pause than is left: its problem is raised at once."""
     with scripted() as script:
-        script.steps = [problem("engines-lost", 503, Retry_After="30")]
+        script.steps = [problem("engines-lost", 503, Retry_After="300")]
         before = time.monotonic()
         with pytest.raises(Unavailable):
-            predict(kind, script.url, timeout_s=5.0)
-        assert time.monotonic() - before < 3 and len(script.seen) == 1
+            predict(kind, script.url, timeout_s=40.0)
+        assert time.monotonic() - before < 30 and len(script.seen) == 1
 
 
 @BOTH
@@ -464,16 +464,16 @@ def test_nobody_listens(kind: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("before_s", [0.0, 0.3])
-def test_a_server_that_hangs(kind: str, before_s: float) -> None:
-    """Before its headers, and in the middle of its body."""
+@pytest.mark.parametrize(("before_s", "timeout_s"), [(0.0, 1.0), (3.0, 4.0)])
+def test_a_server_that_hangs(kind: str, before_s: float, timeout_s: float) -> None:
+    """Before its headers, and in the middle of its body: then there is one time for both, not one for each."""
     with scripted() as script:
         script.steps = [lambda handler: hang(handler, before_s)]
         before = time.monotonic()
-        with pytest.raises(TimedOut, match=r"no answer within 0\.6 s") as caught:
-            predict(kind, script.url, timeout_s=0.6)
-        assert 0.5 < time.monotonic() - before < 1.8
-    assert isinstance(caught.value, TimeoutError) and len(script.seen) == 1
+        with pytest.raises(TimedOut, match=f"no answer within {timeout_s:g} s") as caught:
+            predict(kind, script.url, timeout_s=timeout_s)
+        assert timeout_s - 0.1 < time.monotonic() - before < timeout_s + 2.5
+    assert isinstance(caught.value, TimeoutError)
 
 
 @BOTH
