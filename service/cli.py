@@ -1,8 +1,8 @@
 """The command.
 
-segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda|openvino]
-segdepth doctor [--model FILE.onnx] [--device cpu|cuda|openvino]
-segdepth warm [--model FILE.onnx] [--device cpu|cuda|openvino]
+segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda|tensorrt|openvino]
+segdepth doctor [--model FILE.onnx] [--device cpu|cuda|tensorrt|openvino]
+segdepth warm [--model FILE.onnx] [--device cpu|cuda|tensorrt|openvino]
 segdepth --version
 """
 
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             command.add_argument("--host", help="address to listen on (127.0.0.1)")
             command.add_argument("--port", help="TCP port, 0 takes a free one (8000)")
         command.add_argument("--model", type=Path, help="ONNX file to serve (the bundled one)")
-        command.add_argument("--device", help="cpu, cuda, openvino, or several with commas between (cpu)")
+        command.add_argument("--device", help="cpu, cuda, tensorrt, openvino, or several with commas between (cpu)")
     flags = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     chosen = flags.pop("command")
     settings = Settings.load(**flags)

@@ -149,7 +149,7 @@ def test_no_path_of_the_exporting_machine_is_in_the_file(exported: Path) -> None
 
 
 def test_the_service_s_engine_runs_it(exported: Path) -> None:
-    engine = OnnxEngine(exported, "cpu")
+    engine = OnnxEngine(exported)
     engine.warm_up(lambda done, total: None)
     prediction = engine.infer(noise(3, 96, 128, 3))
     assert prediction.depth.dtype == np.uint16 and prediction.depth.shape == (3, 96, 128)
