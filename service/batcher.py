@@ -339,7 +339,7 @@ class Batcher:
         return True
 
     def _start(self, owner: _Owner, engine: Engine, batch: list[_Item]) -> _Running | None:
-        """Give an engine a batch; None if that failed. Other engines than overlapping ones run it when it is waited for."""
+        """Give an engine a batch; None if that failed. An engine that does not overlap runs it in `_finish`."""
         start = time.perf_counter()
         pictures = [item.canvas for item in batch]
         if not isinstance(engine, OverlappingEngine):

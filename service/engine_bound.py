@@ -281,7 +281,7 @@ class BoundEngine:
         return binding, options
 
     def _recover(self) -> None:
-        """After a failure: no copy may be under way to a buffer that is used again. Raises DeviceLost if all is lost."""
+        """After a failure: no copy may be under way to a buffer that is used again. It may raise DeviceLost."""
         try:
             self._device.drain()
         except Exception as error:

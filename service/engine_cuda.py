@@ -54,9 +54,7 @@ class GpuOptions:
     provider: Mapping[str, str] = field(default_factory=dict)
 
 
-def gpu_engine(
-    path: Path, kind: str, index: int, *, max_batch: int, options: GpuOptions
-) -> BoundEngine:
+def gpu_engine(path: Path, kind: str, index: int, *, max_batch: int, options: GpuOptions) -> BoundEngine:
     """An engine on GPU `index` by the provider `cuda` or `tensorrt`; all calls come from the thread that calls this.
 
     Raises:
@@ -149,7 +147,7 @@ def engine_cache(path: Path, max_batch: int, cache_dir: Path | None) -> Path:
 
 
 def require_placement(session: Any, provider: str, name: str) -> None:
-    """Raises StartupError, with their names, if heavy nodes would run elsewhere, or the provider is not there at all."""
+    """Raises StartupError if the provider is not there, or would not run heavy nodes; with their names."""
     if provider not in session.get_providers():
         raise StartupError(
             f"device {name} was asked for, but ONNX Runtime could not use it: {_provider_error(provider)}"
