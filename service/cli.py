@@ -128,8 +128,9 @@ def warm(settings: Settings) -> None:
         start = time.perf_counter()
         engine = load()
         engine.warm_up(partial(_print_progress, device))
+        nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
         engine.close()
-        print(f"{device}: warm after {time.perf_counter() - start:.1f} s", flush=True)
+        print(f"{device}: {nodes}; warm after {time.perf_counter() - start:.1f} s", flush=True)
 
 
 def _print_progress(device: str, done: int, total: int) -> None:
