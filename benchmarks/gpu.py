@@ -49,8 +49,11 @@ from benchmarks import train_speed
 from benchmarks.common import ROOT, free_port, jpeg, machine, ms, picture, publish, server, table
 from benchmarks.load import Load, Request, run
 from deploy.export import METADATA_KEY, Deployable, ready_to_trace, to_onnx
+from model.base import TASKS, Network
+from model.blocks import conv_bn_relu
 from model.checkpoint import load_checkpoint
 from model.classes import NYU40
+from model.heads import FCNHead
 from model.networks import NetworkConfig
 from service.card import ModelCard
 from service.engine import Prediction, count_nodes, open_session, read_card, session_options
@@ -119,6 +122,21 @@ class Plan:
     @property
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
+
+
+class Tiny(Network):
+    """In a dry run in the place of the large network: it is exported in seconds."""
+
+    tasks = TASKS
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = conv_bn_relu(3, 16, 3)
+        self.heads = torch.nn.ModuleDict({"segmentation": FCNHead(16, classes), "depth": FCNHead(16, 1)})
+
+    def forward(self, image: torch.Tensor) -> dict[str, Any]:
+        x = self.stem(image)
+        return {task: self.upsample(head(x), image) for task, head in self.heads.items()}
 
 
 @dataclass
@@ -236,12 +254,12 @@ def place(bench: Bench, found: dict[str, Any]) -> None:
     untrained = NetworkConfig("mtl_ssw", plan.backbone, NYU40)
     given = load_checkpoint(plan.checkpoint) if plan.checkpoint else None
     bundled = load_checkpoint(next((ROOT / "checkpoints").glob("*.safetensors")))
+    if given:
+        large = given.network()
+    else:
+        large = (Tiny(len(NYU40)) if plan.dry else untrained.build()).eval()
     sources = {
-        LARGE: (
-            given.network() if given else untrained.build().eval(),
-            given.config if given else untrained,
-            plan.large,
-        ),
+        LARGE: (large, given.config if given else untrained, plan.large),
         BUNDLED: (bundled.network(), bundled.config, read_card(BUNDLED_MODEL).input.sizes[0]),
     }
     for name, (network, config, size) in sources.items():
