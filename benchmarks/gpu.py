@@ -254,10 +254,7 @@ def place(bench: Bench, found: dict[str, Any]) -> None:
     untrained = NetworkConfig("mtl_ssw", plan.backbone, NYU40)
     given = load_checkpoint(plan.checkpoint) if plan.checkpoint else None
     bundled = load_checkpoint(next((ROOT / "checkpoints").glob("*.safetensors")))
-    if given:
-        large = given.network()
-    else:
-        large = (Tiny(len(NYU40)) if plan.dry else untrained.build()).eval()
+    large = given.network() if given else (Tiny(len(NYU40)) if plan.dry else untrained.build()).eval()
     sources = {
         LARGE: (large, given.config if given else untrained, plan.large),
         BUNDLED: (bundled.network(), bundled.config, read_card(BUNDLED_MODEL).input.sizes[0]),
