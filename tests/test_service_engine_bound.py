@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from service_device import FakeDevice, bound_engine
-from service_onnx import card, write_model
+from service_onnx import write_model
 
 from service.engine import DeviceLost, Engine, OnnxEngine, OverlappingEngine, Prediction
 from service.engine_bound import ALIGNMENT, HostDevice, Layout, bucket_of, buckets
@@ -197,4 +197,3 @@ def test_host_device_gives_aligned_memory_and_copies() -> None:
     there[:] = 0
     device.wait(device.download(back, place))
     assert (back == np.arange(1000) % 251).all()
-    assert len(card()["input"]["sizes"]) == 2
