@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from service.cores import usable_cores
-from service.engine import Device, Engine, load_engine, read_card
+from service.engine import Engine, load_engine, read_card
 from service.errors import StartupError
 from service.images import UInt8
 
@@ -33,9 +33,9 @@ BATCHES = (1, 4, 8)
 BASE = "onnxruntime fp32"
 
 
-def contestants(model: Path, int8: Path | None) -> list[tuple[str, Path, Device]]:
+def contestants(model: Path, int8: Path | None) -> list[tuple[str, Path, str]]:
     """Name, file and device of each."""
-    found: list[tuple[str, Path, Device]] = [(BASE, model, "cpu"), ("openvino fp32", model, "openvino")]
+    found: list[tuple[str, Path, str]] = [(BASE, model, "cpu"), ("openvino fp32", model, "openvino")]
     found.append(("openvino bf16", model, "openvino-bf16"))
     if int8 is not None:
         found += [("onnxruntime int8", int8, "cpu"), ("openvino int8", int8, "openvino")]

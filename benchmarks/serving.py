@@ -32,7 +32,7 @@ import numpy as np
 
 from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, server, table
 from benchmarks.load import Load, Measured, Request, Sending, run
-from service.engine import OnnxEngine
+from service.engine import load_engine
 from service.settings import BUNDLED_MODEL
 
 PATH = "/predict"
@@ -44,7 +44,7 @@ RECOVERED = 3
 
 def engine_alone(model: Path, device: str, threads: int, max_batch: int, seconds: float) -> dict[str, float]:
     """Pictures per second by batch size, for the first size of the model card."""
-    engine = OnnxEngine(model, device, threads=threads, max_batch=max_batch)  # type: ignore[arg-type]
+    engine = load_engine(model, device, threads=threads, max_batch=max_batch)
     height, width = engine.card.input.sizes[0]
     rates = {}
     for batch in sorted({1, 2, 4, max_batch}):
@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The service under load, beside its own engine.")
     add = parser.add_argument
     add("--model", type=Path, default=BUNDLED_MODEL)
-    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--device", default="cpu", help="as SEGDEPTH_DEVICE has it (default: cpu)")
     add("--threads", type=int, default=0, help="of the engine, alone and in the service (default: all cores)")
     add("--max-batch", type=int, default=8)
     add("--picture", type=Path, nargs="+", help="JPEGs to send (default: made ones of 640x480)")

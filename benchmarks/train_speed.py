@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,17 +30,18 @@ from model.networks import NetworkConfig
 from training.augment import Augmentation
 from training.data import FolderDataset, StepSampler, read_info
 from training.losses import multi_task_loss
-from training.train import parse_size
+from training.train import DTYPES, choose_kernels, parse_size
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_EVERY = 5
 KEPT_BATCHES = 4
 
 
-def bare(args: argparse.Namespace, seconds: float) -> float:
+def bare(args: Any, seconds: float) -> float:
     """Pictures per second of the loop that does nothing but train, over at least `seconds`."""
     info = read_info(args.data)
     device = torch.device(args.device)
+    choose_kernels(device, deterministic=False)
     network = NetworkConfig(args.network, args.backbone, info.classes).build().to(device).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
@@ -53,7 +55,9 @@ def bare(args: argparse.Namespace, seconds: float) -> float:
         if steps == 0:
             began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        losses = multi_task_loss(network(batch["image"].contiguous(memory_format=torch.channels_last)), batch)
+        with torch.autocast(device.type, DTYPES[args.precision], enabled=args.precision != "fp32"):
+            outputs = network(batch["image"].contiguous(memory_format=torch.channels_last))
+        losses = multi_task_loss(outputs, batch)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         steps += 1
@@ -64,7 +68,7 @@ def bare(args: argparse.Namespace, seconds: float) -> float:
     return steps * args.batch_size / (time.perf_counter() - began)
 
 
-def train(args: argparse.Namespace) -> tuple[float, float]:
+def train(args: Any) -> tuple[float, float]:
     """Pictures per second of train.py over one epoch, and the seconds they were counted in."""
     height, width = args.size
     with tempfile.TemporaryDirectory() as out:
@@ -73,7 +77,7 @@ def train(args: argparse.Namespace) -> tuple[float, float]:
             *("--network", args.network, "--backbone", args.backbone, "--weights", "none"),
             *("--size", f"{height}x{width}", "--batch-size", str(args.batch_size), "--epochs", "1"),
             *("--train-split", args.split, "--val-split", "none", "--log-every", str(LOG_EVERY)),
-            *("--workers", str(args.workers), "--device", args.device),
+            *("--workers", str(args.workers), "--device", args.device, "--precision", args.precision),
         ]
         subprocess.run(command, check=True, capture_output=True)
         events = EventAccumulator(str(Path(out) / "tensorboard"))
@@ -97,6 +101,7 @@ def main() -> None:
     add("--split", default="train", help="pictures of one epoch (default: train)")
     add("--workers", type=int, default=2)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--precision", choices=("fp32", "bf16"), default="fp32")
     add("--rounds", type=int, default=3)
     args = parser.parse_args()
 
@@ -109,6 +114,7 @@ def main() -> None:
     middle = {name: statistics.median(values) for name, values in rates.items()}
     print(
         f"{args.network} on {args.backbone}, {args.size[0]}x{args.size[1]}, batch {args.batch_size}, {args.device}, "
+        f"{args.precision}, "
         f"{torch.get_num_threads()} threads, {args.workers} loaders: train.py {middle['train.py']:.2f} pictures/s, "
         f"bare loop {middle['bare']:.2f}; ratio {middle['train.py'] / middle['bare']:.3f}"
     )

@@ -112,12 +112,39 @@ def ready_to_trace(network: nn.Module) -> nn.Module:
     return network
 
 
+class InFull(nn.Module):
+    """A layer that computes in full precision, whatever precision it is given and others have."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x.float())
+        return y
+
+
+def in_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Changes a network, in place, to one that computes in `dtype`, but for the layer that gives depth; gives it.
+
+    Half precision has 11 bits: of metres, its steps are 2 mm from 2 m on, and 8 mm from 8 m on.
+    """
+    full = {
+        name: copy.deepcopy(layer) for name, layer in network.named_modules() if name.endswith("heads.depth.classifier")
+    }
+    network.to(dtype)
+    if dtype != torch.float32:
+        for name, layer in full.items():
+            network.set_submodule(name, InFull(layer))
+    return network
+
+
 class Deployable(nn.Module):
     """A network from bytes to bytes: what is in the graph need not be copied to the device or computed around it."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network.to(dtype)
+        self.network = in_precision(network, dtype)
         self.dtype = dtype
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -138,6 +138,7 @@ class Live(BaseModel):
 class Ready(BaseModel):
     status: Literal["ready"] = "ready"
     provider: str
+    engines: dict[str, int] = Field(description="How many there are, by state: `loading`, `ready` or `lost`.")
 
 
 @dataclass(frozen=True)

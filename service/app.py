@@ -94,11 +94,19 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
     """The file `settings.model`, with an engine for each device."""
     card = read_card(settings.model)
-    on_cores = sum(not device.startswith("cuda") for device in settings.devices)
+    on_cores = sum(not device.startswith(("cuda", "tensorrt")) for device in settings.devices)
     threads = settings.threads or max(1, usable_cores() // max(1, on_cores))
 
     def load(device: str) -> Engine:
-        return load_engine(settings.model, device, threads=threads, max_batch=settings.max_batch)
+        return load_engine(
+            settings.model,
+            device,
+            threads=threads,
+            max_batch=settings.max_batch,
+            cuda_graphs=settings.cuda_graphs,
+            gpu_memory=settings.gpu_memory,
+            cache_dir=settings.cache_dir,
+        )
 
     return card, [partial(load, device) for device in settings.devices]
 

@@ -1,7 +1,9 @@
 """The batcher: one queue, and for each engine a thread that owns it and gives it what waits.
 
 Greedy: whenever an engine is free it takes what waits, up to `max_batch` pictures of one size, the oldest first,
-without waiting for more. The same thread loads its engine and warms it up, so that the server is alive meanwhile.
+without waiting for more. One whose device works by itself is given a second batch while the first is computed, so that
+the device need not wait for copies. The same thread loads its engine and warms it up, so that the server is alive
+meanwhile.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from service.context import current
-from service.engine import Engine, Prediction
+from service.engine import DeviceLost, Engine, OverlappingEngine, Prediction
 from service.errors import (
     DeadlineExceeded,
     EnginesLost,
@@ -57,6 +60,14 @@ class _Item:
     deadline: float
     future: Future[Result] = field(default_factory=Future)
     since: float = field(default_factory=time.perf_counter)
+
+
+class _Running(NamedTuple):
+    """A batch under way, since when, and what waits for its maps."""
+
+    batch: list[_Item]
+    start: float
+    collect: Callable[[], Prediction]
 
 
 class _StopError(Exception):
@@ -108,6 +119,8 @@ class Batcher:
         self._waiting: deque[_Item] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        # Engines whose threads wait for a picture.
+        self._idle = 0
         # Seconds between the ends of the last requests, while there was always another one to work on.
         self._gaps: deque[float] = deque(maxlen=64)
         self._busy_since = 0.0
@@ -262,11 +275,20 @@ class Batcher:
             engine.provider,
             time.perf_counter() - start,
         )
-        while batch := self._take(owner):
-            self._infer(owner, engine, batch)
-            if owner.failures >= MAX_FAILURES:
-                self._lose(owner)
+        running: deque[_Running] = deque()
+        at_once = 2 if isinstance(engine, OverlappingEngine) else 1
+        while owner.failures < MAX_FAILURES:
+            if len(running) < at_once and (batch := self._take(owner, wait=not running)):
+                if started := self._start(owner, engine, batch):
+                    running.append(started)
+            elif running:
+                self._finish(owner, running.popleft())
+            else:
                 break
+        for left in running:
+            self._finish(owner, left)
+        if owner.failures >= MAX_FAILURES:
+            self._lose(owner)
         engine.close()
 
     def _on_progress(self, owner: _Owner, done: int, total: int) -> None:
@@ -274,12 +296,20 @@ class Batcher:
         if self._stopping:
             raise _StopError
 
-    def _take(self, owner: _Owner) -> list[_Item]:
-        """What to run next: the oldest picture and those of its size, in order. Empty when all is done."""
+    def _take(self, owner: _Owner, *, wait: bool) -> list[_Item]:
+        """What to run next: the oldest picture and those of its size, in order.
+
+        Empty when all is done; without `wait`, also when nothing waits that is for this engine. What an idle engine
+        can take is for that one.
+        """
         with self._wake:
+            if not wait and self._idle:
+                return []
             while True:
-                while not self._waiting and not self._stopping:
+                while wait and not self._waiting and not self._stopping:
+                    self._idle += 1
                     self._wake.wait()
+                    self._idle -= 1
                 batch: list[_Item] = []
                 others: deque[_Item] = deque()
                 while self._waiting and len(batch) < self._max_batch:
@@ -293,7 +323,7 @@ class Batcher:
                 self._waiting = others
                 if batch:
                     self._metrics.batches.labels(owner.name, released).inc()
-                if batch or self._stopping:
+                if batch or self._stopping or not wait:
                     return batch
 
     def _is_wanted(self, item: _Item) -> bool:
@@ -308,23 +338,40 @@ class Batcher:
             return False
         return True
 
-    def _infer(self, owner: _Owner, engine: Engine, batch: list[_Item]) -> None:
+    def _start(self, owner: _Owner, engine: Engine, batch: list[_Item]) -> _Running | None:
+        """Give an engine a batch; None if that failed. An engine that does not overlap runs it in `_finish`."""
         start = time.perf_counter()
+        pictures = [item.canvas for item in batch]
+        if not isinstance(engine, OverlappingEngine):
+            return _Running(batch, start, lambda: engine.infer(np.stack(pictures)))
         try:
-            prediction = engine.infer(np.stack([item.canvas for item in batch]))
-        except Exception:
-            owner.failures += 1
-            self._metrics.failures.labels(owner.name).inc()
-            log.exception("engine %s failed on a batch of %d", owner.name, len(batch))
-            for item in batch:
-                item.future.set_exception(InferenceFailed("The model failed; the server's log has the details."))
+            return _Running(batch, start, partial(engine.collect, engine.submit(pictures)))
+        except Exception as error:
+            self._fail(owner, batch, error)
+            return None
+
+    def _finish(self, owner: _Owner, running: _Running) -> None:
+        """Wait for a batch, and hand out its maps."""
+        try:
+            prediction = running.collect()
+        except Exception as error:
+            self._fail(owner, running.batch, error)
             return
-        seconds = time.perf_counter() - start
-        owner.failures = 0
-        self._metrics.batch_size.observe(len(batch))
-        for k, item in enumerate(batch):
+        seconds = time.perf_counter() - running.start
+        if owner.failures < MAX_FAILURES:  # Lost stays lost, whatever was under way.
+            owner.failures = 0
+        self._metrics.batch_size.observe(len(running.batch))
+        for k, item in enumerate(running.batch):
             own = Prediction(prediction.labels[k], prediction.depth[k], prediction.confidence[k])
-            item.future.set_result(Result(own, start - item.since, seconds))
+            item.future.set_result(Result(own, running.start - item.since, seconds))
+
+    def _fail(self, owner: _Owner, batch: list[_Item], error: Exception) -> None:
+        """Tell those who wait for a batch; called where the exception is handled."""
+        owner.failures = MAX_FAILURES if isinstance(error, DeviceLost) else owner.failures + 1
+        self._metrics.failures.labels(owner.name).inc()
+        log.exception("engine %s failed on a batch of %d", owner.name, len(batch))
+        for item in batch:
+            item.future.set_exception(InferenceFailed("The model failed; the server's log has the details."))
 
     def _lose(self, owner: _Owner) -> None:
         """Take an engine out; with the last one, nothing that waits can be answered."""
@@ -334,7 +381,7 @@ class Batcher:
             waiting = list(self._waiting) if not left else []
             if not left:
                 self._waiting.clear()
-        log.error("engine %s is lost after %d failures, %d are left", owner.name, owner.failures, left)
+        log.error("engine %s is lost, %d are left", owner.name, left)
         for item in waiting:
             if item.future.set_running_or_notify_cancel():
                 item.future.set_exception(_engines_lost())

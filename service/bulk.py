@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="also where there is an answer already")
     add("--every", type=int, default=1, metavar="N", help="of videos, every Nth frame (1)")
     add("--model", type=Path, help="ONNX file to run (the bundled one)")
-    add("--device", help="cpu, cuda, openvino, or several with commas between (cpu)")
+    add("--device", help="cpu, cuda, tensorrt, openvino, or several with commas between (cpu)")
     add("--url", help="send the pictures to this server instead")
     add("--api-key-file", type=Path, metavar="FILE", help="with --url: a file that has the API key")
     add(

@@ -1,8 +1,8 @@
 """The command.
 
-segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda|openvino]
-segdepth doctor [--model FILE.onnx] [--device cpu|cuda|openvino]
-segdepth warm [--model FILE.onnx] [--device cpu|cuda|openvino]
+segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda|tensorrt|openvino]
+segdepth doctor [--model FILE.onnx] [--device cpu|cuda|tensorrt|openvino]
+segdepth warm [--model FILE.onnx] [--device cpu|cuda|tensorrt|openvino]
 segdepth predict PATH... --out DIR [--output mask|depth|json|...] [--url URL]
 segdepth --version
 """
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             command.add_argument("--host", help="address to listen on (127.0.0.1)")
             command.add_argument("--port", help="TCP port, 0 takes a free one (8000)")
         command.add_argument("--model", type=Path, help="ONNX file to serve (the bundled one)")
-        command.add_argument("--device", help="cpu, cuda, openvino, or several with commas between (cpu)")
+        command.add_argument("--device", help="cpu, cuda, tensorrt, openvino, or several with commas between (cpu)")
     predict = commands.add_parser(
         "predict",
         help="answer pictures in files",
@@ -145,8 +145,9 @@ def warm(settings: Settings) -> None:
         start = time.perf_counter()
         engine = load()
         engine.warm_up(partial(_print_progress, device))
+        nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
         engine.close()
-        print(f"{device}: warm after {time.perf_counter() - start:.1f} s", flush=True)
+        print(f"{device}: {nodes}; warm after {time.perf_counter() - start:.1f} s", flush=True)
 
 
 def _print_progress(device: str, done: int, total: int) -> None:

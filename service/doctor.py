@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import re
 import resource
@@ -21,11 +20,11 @@ from service.app import onnx_source
 from service.auth import ApiKeys
 from service.cores import usable_cores
 from service.engine import Engine
+from service.engine_cuda import CUDA, TENSORRT, driver_version, libraries, missing, needs
 from service.errors import StartupError
 from service.settings import Settings, kubernetes_variables
 from service.version import __version__
 
-CUDA_LIBRARIES = ("libcudart.so.13", "libcublasLt.so.13", "libcudnn.so.9")
 MIN_OPEN_FILES = 4096
 
 Finding = tuple[str, str, str]
@@ -48,8 +47,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield "ok", "segdepth", f"{__version__}, {usable_cores()} cores"
     yield from _packages()
     yield "ok", "providers", ", ".join(onnxruntime.get_available_providers())
-    if any(device.startswith("cuda") for device in settings.devices):
-        yield from _cuda()
+    for provider, kind in ((CUDA, "cuda"), (TENSORRT, "tensorrt")):
+        if any(device.startswith(kind) for device in settings.devices):
+            yield from _gpu(provider, kind)
     yield "ok", "pictures", ", ".join(images.FORMATS)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     yield "ok" if files >= MIN_OPEN_FILES or files < 0 else "note", "limits", f"{files} open files at most"
@@ -75,17 +75,18 @@ def _packages() -> Iterator[Finding]:
     yield "ok", "packages", ", ".join([*found, f"onnxruntime {onnxruntime.__version__}"])
 
 
-def _cuda() -> Iterator[Finding]:
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        yield "FAIL", "cuda", "this onnxruntime is built without CUDA: install segdepth[gpu] instead of segdepth[cpu]"
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
-    for library in CUDA_LIBRARIES:
-        try:
-            ctypes.CDLL(library)
-            yield "ok", "library", library
-        except OSError as error:
-            yield "FAIL", "library", str(error)
+def _gpu(provider: str, kind: str) -> Iterator[Finding]:
+    if provider not in onnxruntime.get_available_providers():
+        install = ": install segdepth[gpu] instead of segdepth[cpu]" if provider == CUDA else ""
+        yield "FAIL", kind, f"this onnxruntime is built without {provider}{install}"
+    yield "note", kind, f"onnxruntime {onnxruntime.__version__} needs {needs(provider)}"
+    absent = missing(provider)
+    for library in absent:
+        yield "FAIL", "library", f"there is no {library}"
+    if not absent:
+        yield "ok", "library", ", ".join(libraries(provider))
+    if version := driver_version():
+        yield "ok", "driver", f"for CUDA {version:g} and older"
     if (command := shutil.which("nvidia-smi")) is None:
         yield "note", "gpu", "nvidia-smi is not here"
         return

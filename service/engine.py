@@ -7,9 +7,9 @@ The ONNX file is the contract: input `image` uint8 [N, H, W, 3], outputs `labels
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import onnxruntime
@@ -23,11 +23,8 @@ from service.images import UInt8, UInt16
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
-CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 OUTPUTS = {"labels": "tensor(uint8)", "depth": "tensor(uint16)", "confidence": "tensor(uint8)"}
-# Where these run, the time goes; shape arithmetic on the CPU is as it should be.
-HEAVY_OPS = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "MatMul"}
 
 
 class Prediction(NamedTuple):
@@ -63,42 +60,47 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class OverlappingEngine(Engine, Protocol):
+    """An engine whose device works by itself: while it computes a batch, it can be given the next one."""
+
+    def submit(self, pictures: Sequence[UInt8]) -> Any:
+        """Start a batch of pictures [H, W, 3] of one of the card's sizes; at most two are under way."""
+
+    def collect(self, ticket: Any) -> Prediction:
+        """Wait for what `submit` started; in the same order."""
+
+
+class DeviceLost(Exception):  # noqa: N818 - what happened, as CUDA says it
+    """The device does not work any more, and trying again will not help."""
+
+
 class OnnxEngine:
-    """An `Engine` on ONNX Runtime.
+    """An `Engine` on ONNX Runtime, on the CPU.
 
     Raises:
-        StartupError: the file breaks the contract, or the device is not to be had; it says what is missing.
+        StartupError: the file breaks the contract.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", *, threads: int = 0, max_batch: int = 1) -> None:
-        """`device` is `cpu`, `cuda` or `cuda:N`."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        kind, _, index = device.partition(":")
-        if kind == "cuda":
-            self._session = _cuda_session(path, options, int(index or 0))
-            # cuDNN plans each new shape, and each number of pictures is one.
-            self._warm_batches = range(1, max_batch + 1)
-            self.provider = CUDA
-        else:
-            # What is not set here is right as it is: all graph optimisations, one node at a time, and an arena that
-            # keeps the memory of the largest batch.
-            options.intra_op_num_threads = threads or usable_cores()
-            # Spinning threads would take the cores from decoding and encoding.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            # CPUs without VNNI add products of bytes in 16 bits, which overflow: int8 models would be wrong there,
-            # without a word. There, and only there, this takes instructions that are slower and right.
-            options.add_session_config_entry("session.x64quantprecision", "1")
-            self._session = _session(path, options, [CPU])
-            self._warm_batches = range(1, 2)
-            self.provider = CPU
-        self.card = _contract(self._session, path)
-        self.nodes = _nodes(self._session)
+    provider = CPU
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        options = session_options()
+        # What is not set here is right as it is: all graph optimisations, one node at a time, and an arena that
+        # keeps the memory of the largest batch.
+        options.intra_op_num_threads = threads or usable_cores()
+        # Spinning threads would take the cores from decoding and encoding.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # CPUs without VNNI add products of bytes in 16 bits, which overflow: int8 models would be wrong there,
+        # without a word. There, and only there, this takes instructions that are slower and right.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        self._session = open_session(path, options, [CPU])
+        self.card = check_contract(self._session, path)
+        self.nodes = count_nodes([self._session])
 
     def warm_up(self, progress: Progress) -> None:
-        """Run every size of the card (on CUDA: with every number of pictures), and check the answers' shapes."""
-        check_shapes(self, self._warm_batches, progress)
+        """Run every size of the card, and check the answers' shapes."""
+        check_shapes(self, [1], progress)
 
     def infer(self, batch: UInt8) -> Prediction:
         return Prediction(*self._session.run(list(OUTPUTS), {"image": batch}))
@@ -107,17 +109,35 @@ class OnnxEngine:
         del self._session
 
 
-def load_engine(path: Path, device: str, *, threads: int = 0, max_batch: int = 1) -> Engine:
-    """The engine of a device: `cpu`, `cuda`, `cuda:N`, `openvino` or `openvino-bf16`.
+def load_engine(
+    path: Path,
+    device: str,
+    *,
+    threads: int = 0,
+    max_batch: int = 1,
+    cuda_graphs: bool = False,
+    gpu_memory: int = 0,
+    cache_dir: Path | None = None,
+) -> Engine:
+    """The engine of a device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `tensorrt:N`, `openvino` or `openvino-bf16`.
+
+    The last three arguments are settings of the same names; they are for `cuda` and `tensorrt`.
 
     Raises:
         StartupError: the file breaks the contract, or the device is not to be had; it says what is missing.
     """
-    if not device.startswith("openvino"):
-        return OnnxEngine(path, device, threads=threads, max_batch=max_batch)
-    from service.engine_openvino import OpenVinoEngine  # which imports this module
+    kind, _, index = device.partition(":")
+    # These modules import this one.
+    if kind in ("cuda", "tensorrt"):
+        from service.engine_cuda import GpuOptions, gpu_engine
 
-    precision: Literal["f32", "bf16"] = "bf16" if device == "openvino-bf16" else "f32"
+        gpu = GpuOptions(graphs=cuda_graphs, memory=gpu_memory, cache_dir=cache_dir)
+        return gpu_engine(path, kind, int(index or 0), max_batch=max_batch, options=gpu)
+    if kind == "cpu":
+        return OnnxEngine(path, threads=threads)
+    from service.engine_openvino import OpenVinoEngine
+
+    precision: Literal["f32", "bf16"] = "bf16" if kind == "openvino-bf16" else "f32"
     return OpenVinoEngine(path, precision=precision, threads=threads, max_batch=max_batch)
 
 
@@ -151,10 +171,23 @@ def read_card(path: Path) -> ModelCard:
     # Reading needs no optimised graph.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    return _contract(_session(path, options, [CPU]), path)
+    return check_contract(open_session(path, options, [CPU]), path)
 
 
-def _session(path: Path, options: Any, providers: list[Any]) -> Any:
+def session_options() -> Any:
+    """What all sessions have in common: only errors are logged, and it is noted which provider runs which node."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
+    """Load an ONNX file.
+
+    Raises:
+        StartupError: there is no such file, or ONNX Runtime refuses it.
+    """
     if not path.is_file():
         raise StartupError(f"there is no model file {path}")
     try:
@@ -163,41 +196,23 @@ def _session(path: Path, options: Any, providers: list[Any]) -> Any:
         raise StartupError(f"{path} is not an ONNX file that ONNX Runtime can load: {str(error)[:300]}") from None
 
 
-def _nodes(session: Any) -> dict[str, int]:
-    counts: Counter[str] = Counter()
+def assigned_nodes(session: Any) -> list[tuple[str, str, str]]:
+    """Provider, kind and name of every node of the optimised graph."""
     if not hasattr(session, "get_provider_graph_assignment_info"):  # An older ONNX Runtime.
-        return {}
-    for subgraph in session.get_provider_graph_assignment_info():
-        counts[subgraph.ep_name] += len(subgraph.get_nodes())
-    return dict(counts)
-
-
-def _cuda_session(path: Path, options: Any, index: int) -> Any:
-    if CUDA not in onnxruntime.get_available_providers():
-        raise StartupError(
-            "device cuda was asked for, but this onnxruntime is built without CUDA: install segdepth[gpu] instead of "
-            "segdepth[cpu]"
-        )
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
-    session = _session(path, options, [(CUDA, {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"})])
-    if CUDA not in session.get_providers():
-        raise StartupError(
-            "device cuda was asked for, but ONNX Runtime could not use it: check that `nvidia-smi` shows a GPU and "
-            "that the CUDA and cuDNN libraries of segdepth[gpu] are installed; its log above names what is missing"
-        )
-    elsewhere = [
-        node.op_type
+        return []
+    return [
+        (subgraph.ep_name, node.op_type, node.name)
         for subgraph in session.get_provider_graph_assignment_info()
         for node in subgraph.get_nodes()
-        if subgraph.ep_name != CUDA and node.op_type in HEAVY_OPS
     ]
-    if elsewhere:
-        raise StartupError(f"device cuda was asked for, but {len(elsewhere)} {elsewhere[0]} nodes would run on the CPU")
-    return session
 
 
-def _contract(session: Any, path: Path) -> ModelCard:
+def count_nodes(sessions: Iterable[Any]) -> dict[str, int]:
+    """Number of nodes that each provider runs."""
+    return dict(Counter(provider for session in sessions for provider, _, _ in assigned_nodes(session)))
+
+
+def check_contract(session: Any, path: Path) -> ModelCard:
     """Check inputs and outputs, and give the card."""
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:

@@ -239,7 +239,7 @@ async def live() -> Live:
 async def ready(request: Request, service: Service) -> Ready:
     """The model is loaded and warm; until then 503 with the progress."""
     request.app.state.models.require_ready()
-    return Ready(provider=str(service.batcher.provider))
+    return Ready(provider=str(service.batcher.provider), engines=service.batcher.serving().engines)
 
 
 @router.get("/model")

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import StartupError
 
 ENV_PREFIX = "SEGDEPTH_"
-_DEVICE = r"(cpu|cuda(:\d+)?|openvino(-bf16)?)"
+_DEVICE = r"(cpu|(cuda|tensorrt)(:\d+)?|openvino(-bf16)?)"
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "segdepth.onnx"
 
 
@@ -25,9 +25,15 @@ class Settings(BaseSettings):
     model: Path = BUNDLED_MODEL
     """The ONNX file to serve."""
     device: Annotated[str, Field(pattern=rf"^{_DEVICE}(,{_DEVICE})*$")] = "cpu"
-    """What the network runs on: ONNX Runtime on `cpu` or `cuda`, or OpenVINO on the CPU, in full precision (`openvino`)
-    or in bf16 (`openvino-bf16`); or several with commas between, such as `cuda:0,cuda:1`, which then share the work.
-    None of them falls back to another."""
+    """What the network runs on: ONNX Runtime on `cpu`, `cuda` or `tensorrt`, or OpenVINO on the CPU, in full precision
+    (`openvino`) or in bf16 (`openvino-bf16`); or several with commas between, such as `cuda:0,cuda:1`, which then share
+    the work. None of them falls back to another."""
+    cuda_graphs: bool = False
+    """On `cuda` and `tensorrt`: capture each shape as a CUDA graph, which spares launches."""
+    gpu_memory: Annotated[int, Field(ge=0)] = 0
+    """On `cuda` and `tensorrt`: the most bytes of GPU memory for the maps between layers; 0 sets no limit."""
+    cache_dir: Path | None = None
+    """Where TensorRT's engines are kept; by default in `~/.cache/segdepth`."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The TCP port; 0 takes a free one."""

@@ -149,7 +149,7 @@ def test_no_path_of_the_exporting_machine_is_in_the_file(exported: Path) -> None
 
 
 def test_the_service_s_engine_runs_it(exported: Path) -> None:
-    engine = OnnxEngine(exported, "cpu")
+    engine = OnnxEngine(exported)
     engine.warm_up(lambda done, total: None)
     prediction = engine.infer(noise(3, 96, 128, 3))
     assert prediction.depth.dtype == np.uint16 and prediction.depth.shape == (3, 96, 128)
@@ -164,6 +164,21 @@ def test_half_precision_stays_within_its_bound(trained: Path, tmp_path: Path) ->
     assert out.stat().st_size < 0.6 * 4 * card["parameters"]
     weights = {onnx.TensorProto.DataType.Name(w.data_type) for w in onnx.load(out).graph.initializer if w.dims}
     assert "FLOAT16" in weights
+
+
+def test_in_half_precision_depth_and_softmax_are_in_full(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half.onnx"
+    export(trained, out, "--precision", "fp16")
+    image = noise(2, 96, 128, 3)
+    labels, depth, confidence = onnxruntime.InferenceSession(out).run(None, {"image": image})
+    # Depth from a layer in half precision would consist of such numbers only.
+    in_half = np.round((depth / 1000).astype(np.float16).astype(np.float64) * 1000)
+    assert (depth > 1000).all() and (in_half != depth).mean() > 0.1
+    with torch.inference_mode():
+        maps = exporter.load_checkpoint(trained).network()(torch.from_numpy(image).permute(0, 3, 1, 2) / 255)
+    assert (labels == maps["segmentation"].argmax(1).numpy()).mean() >= 0.995
+    assert np.abs(depth / 1000 / maps["depth"][:, 0].numpy() - 1).max() <= 0.01
+    assert np.abs(confidence / 255 - maps["segmentation"].softmax(1).amax(1).numpy()).max() <= 0.02
 
 
 def test_resnet50_with_pyramid_pooling_exports_and_agrees(tmp_path: Path) -> None:

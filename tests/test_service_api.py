@@ -216,7 +216,11 @@ def test_406_is_a_problem() -> None:
 def test_other_routes() -> None:
     async def test(client: httpx.AsyncClient) -> None:
         assert (await client.get("/health/live")).json() == {"status": "live"}
-        assert (await client.get("/health/ready")).json() == {"status": "ready", "provider": "FakeExecutionProvider"}
+        assert (await client.get("/health/ready")).json() == {
+            "status": "ready",
+            "provider": "FakeExecutionProvider",
+            "engines": {"loading": 0, "ready": 1, "lost": 0},
+        }
         card = (await client.get("/model")).json()
         assert (card["name"], card["input"]["sizes"]) == ("tiny", [[48, 64], [64, 48]])
         labels = (await client.get("/labels")).json()

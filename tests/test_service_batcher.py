@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ from service_client import FakeEngine
 
 from service.batcher import Batcher
 from service.context import RequestContext, begin
+from service.engine import DeviceLost, Prediction
 from service.errors import (
     DeadlineExceeded,
     EnginesLost,
@@ -399,5 +401,137 @@ def test_a_failure_now_and_then_is_no_loss() -> None:
                 engine.fail = False
                 await batcher.infer(canvas(1))
             assert batcher.ready
+
+    asyncio.run(test())
+
+
+# --- engines whose device works by itself
+
+
+class OverlappingFake(FakeEngine):
+    """Computes a batch when it is collected, which waits for `gate`; `under_way` are those submitted before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submitted: list[list[int]] = []
+        self.under_way: list[int] = []
+        self.most = 0
+        self.refuse: Exception | None = None
+        self.lost = False
+        self.collecting = threading.Event()
+
+    def submit(self, pictures: Sequence[np.ndarray]) -> tuple[int, np.ndarray]:
+        if self.refuse:
+            raise self.refuse
+        self.submitted.append([int(one[0, 0, 0]) for one in pictures])
+        number = len(self.submitted)
+        self.under_way.append(number)
+        self.most = max(self.most, len(self.under_way))
+        return number, np.stack(pictures)
+
+    def collect(self, ticket: tuple[int, np.ndarray]) -> Prediction:
+        self.collecting.set()
+        self.gate.wait(20)
+        assert self.under_way.pop(0) == ticket[0]  # In order.
+        if self.lost:
+            raise DeviceLost("an uncorrectable ECC error")
+        return self.infer(ticket[1])
+
+
+def test_a_second_batch_is_under_way_and_never_a_third() -> None:
+    async def test() -> None:
+        engine = OverlappingFake()
+        async with running(engine, max_batch=2) as batcher:
+            engine.gate.clear()
+            tasks = [asyncio.create_task(batcher.infer(canvas(0)))]
+            await until(lambda: engine.collecting.is_set())
+            # What comes while the thread waits for the first batch is taken when that is done: two together.
+            tasks += [asyncio.create_task(batcher.infer(canvas(k))) for k in range(1, 8)]
+            await asyncio.sleep(0)
+            engine.gate.set()
+            results = await asyncio.gather(*tasks)
+            assert engine.submitted == [[0], [1, 2], [3, 4], [5, 6], [7]]
+            assert engine.most == 2
+            assert [int(r.prediction.confidence[0, 0]) for r in results] == list(range(8))
+            assert all(r.infer_s >= 0 and r.queue_s >= 0 for r in results)
+
+    asyncio.run(test())
+
+
+def test_an_idle_engine_goes_before_a_second_batch_for_a_busy_one() -> None:
+    async def test() -> None:
+        engines = [OverlappingFake(), OverlappingFake()]
+        async with running(*engines, max_batch=1) as batcher:
+            await until(lambda: batcher._idle == 2)
+            for engine in engines:
+                engine.gate.clear()
+            tasks = [asyncio.create_task(batcher.infer(canvas(k))) for k in range(2)]
+            await until(lambda: sum(len(engine.submitted) for engine in engines) == 2)
+            assert [len(engine.submitted) for engine in engines] == [1, 1]
+            for engine in engines:
+                engine.gate.set()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(test())
+
+
+def test_a_lost_device_is_out_at_once_and_the_others_go_on() -> None:
+    async def test() -> None:
+        good, bad = OverlappingFake(), OverlappingFake()
+        metrics = Metrics()
+        async with running(good, bad, metrics=metrics, max_batch=1) as batcher:
+            metrics.watch(batcher.serving)
+            bad.lost = True
+            failed = 0
+            for k in range(100):
+                tasks = [asyncio.create_task(batcher.infer(canvas(k))) for _ in range(2)]
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+                failed += sum(isinstance(r, InferenceFailed) for r in results)
+                if bad.closed:
+                    break
+            assert bad.closed and 1 <= failed <= 2  # No third try; at most the second batch that was under way.
+            assert not bad.under_way
+            for k in range(3):
+                assert int((await batcher.infer(canvas(k))).prediction.confidence[0, 0]) == k
+            assert batcher.ready and batcher.serving().engines == {"loading": 0, "ready": 1, "lost": 1}
+            assert b'segdepth_engines{state="lost"} 1.0' in metrics.text()
+
+    asyncio.run(test())
+
+
+def test_a_batch_that_cannot_be_started_fails_alone() -> None:
+    async def test() -> None:
+        engine = OverlappingFake()
+        async with running(engine) as batcher:
+            engine.refuse = RuntimeError("secret insides")
+            with pytest.raises(InferenceFailed) as caught:
+                await batcher.infer(canvas(1))
+            assert "secret" not in caught.value.detail
+            engine.refuse = None
+            assert int((await batcher.infer(canvas(2))).prediction.confidence[0, 0]) == 2
+            engine.refuse = DeviceLost("gone")
+            with pytest.raises(InferenceFailed):
+                await batcher.infer(canvas(3))
+            await until(lambda: engine.closed)
+            assert batcher.lost
+            with pytest.raises(EnginesLost):
+                batcher.require_ready()
+
+    asyncio.run(test())
+
+
+def test_what_is_under_way_is_finished_on_close() -> None:
+    async def test() -> None:
+        engine = OverlappingFake()
+        async with running(engine, max_batch=1) as batcher:
+            engine.gate.clear()
+            tasks = [asyncio.create_task(batcher.infer(canvas(k))) for k in range(4)]
+            await until(lambda: engine.collecting.is_set())
+            closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+            engine.gate.set()
+            results = await asyncio.gather(*tasks)
+            await closing
+            assert [int(r.prediction.confidence[0, 0]) for r in results] == [0, 1, 2, 3]
+            assert not engine.under_way
 
     asyncio.run(test())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,10 +21,13 @@ from model.classes import IGNORE, class_set
 from training import train as train_module
 from training.boxes import write_dataset
 from training.data import FolderDataset, read_info
+from training.losses import segmentation_loss
 from training.train import (
     CHECKPOINT,
     EXIT_STOPPED,
     PRESETS,
+    ahead,
+    choose_kernels,
     class_weights,
     main,
     parse_args,
@@ -331,3 +335,64 @@ def test_the_chosen_losses_and_focal_length_train(boxes: Path, tmp_path: Path) -
     main(command(boxes, tmp_path / "out", *more)[2:])
     settings = load_checkpoint(tmp_path / "out" / CHECKPOINT).info["training"]
     assert (settings["depth_loss"], settings["class_balance"], settings["focal"]) == ("silog", 0.5, 0.8)
+
+
+# --- on a GPU
+
+
+def test_batches_come_in_order_with_their_tensors(boxes: Path) -> None:
+    batches = [{"image": torch.full((2, 3), k), "name": [str(k)]} for k in range(3)]
+    got = list(ahead(iter(batches), torch.device("cpu")))
+    assert [batch["name"] for batch, _ in got] == [["0"], ["1"], ["2"]]
+    assert [list(tensors) for _, tensors in got] == [["image"]] * 3
+    assert [int(tensors["image"][0, 0]) for _, tensors in got] == [0, 1, 2]
+
+
+def test_on_a_gpu_the_next_batch_is_copied_before_this_one_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With streams that only note what they are told: there is no GPU here."""
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def wait_stream(self, other: Stream) -> None:
+            log.append("wait")
+
+    class Tensors(dict[str, Any]):
+        def record_stream(self, stream: Stream) -> None:
+            log.append("record")
+
+    def copied(batch: Any, device: torch.device) -> dict[str, Any]:
+        log.append(f"copy {batch}")
+        return {"image": Tensors()}
+
+    current = Stream(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(train_module, "on_device", copied)
+    for batch, _ in ahead(iter([0, 1, 2]), torch.device("cuda")):
+        log.append(f"train {batch}")
+    expected = ["copy 0", "wait", "record", "copy 1", "train 0", "wait", "record", "copy 2", "train 1"]
+    assert log == [*expected, "wait", "record", "train 2"]
+    assert list(ahead(iter([]), torch.device("cuda"))) == []
+
+
+def test_deterministic_asks_for_it_and_the_loss_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    logits = torch.randn(2, 5, 8, 6, generator=torch.Generator().manual_seed(0))
+    label = torch.randint(0, 5, (2, 8, 6), generator=torch.Generator().manual_seed(1))
+    label[:, 0] = 255
+    loss = segmentation_loss(logits, label)
+    try:
+        choose_kernels(torch.device("cpu"), deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        torch.testing.assert_close(segmentation_loss(logits, label), loss)
+        choose_kernels(torch.device("cuda"), deterministic=False)
+        assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+    finally:
+        choose_kernels(torch.device("cpu"), deterministic=False)
+    assert not torch.backends.cudnn.benchmark
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")

@@ -73,8 +73,10 @@ def segmentation_loss(
         pixels: Divides the sum in place of the number of valid pixels.
         class_weights: [classes], on the losses of the pixels of each class.
     """
-    total = F.cross_entropy(logits.float(), label, class_weights, ignore_index=IGNORE, reduction="sum")
-    return total / _number(label != IGNORE, pixels)
+    # On a GPU, the sum within the loss is taken in an order that changes from run to run.
+    reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
+    losses = F.cross_entropy(logits.float(), label, class_weights, ignore_index=IGNORE, reduction=reduction)
+    return losses.sum() / _number(label != IGNORE, pixels)
 
 
 def depth_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:

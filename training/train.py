@@ -23,10 +23,11 @@ import contextlib
 import copy
 import json
 import math
+import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--color", type=float, default=0.5, help="strength of the colour changes, 0 to 1")
     add("--precision", choices=DTYPES, default="fp32")
     add("--compile", action="store_true", help="torch.compile: a slow start, then faster")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="the same weights from the same start also on a GPU, which is slower; a CPU gives them without",
+    )
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--workers", type=int, default=2, help="processes that load pictures, for each that trains")
@@ -346,6 +352,7 @@ def train(args: argparse.Namespace) -> int:
     first, processes = parallel.rank() == 0, parallel.count()
     info = read_info(args.data)
     refuse_impossible(args, device, info)
+    choose_kernels(device, args.deterministic)
     config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
     torch.manual_seed(args.seed)
     network = config.build()
@@ -484,10 +491,9 @@ def train(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------------------------------- loop
     step, began = start, time.monotonic()
     try:
-        for batch in loader:
+        for batch, tensors in ahead(loader, device):
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * group["factor"] * schedule(step, steps, args.warmup)
-            tensors = {k: v.to(device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
             if args.loss_stride > 1:
                 tensors = strided(tensors, args.loss_stride)
             pixels = valid_pixels(tensors)
@@ -565,6 +571,45 @@ def train(args: argparse.Namespace) -> int:
         if history:
             print(format_result(history[-1]))
     return 0
+
+
+def choose_kernels(device: torch.device, deterministic: bool) -> None:
+    """On a GPU: the fastest kernels, which cuDNN finds by trying as all batches have one shape; or always the same.
+
+    Of an operation that has no deterministic kernel, PyTorch warns, with its name.
+    """
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if deterministic:
+        # What cuBLAS wants to be told before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def ahead(batches: Iterable[Sample], device: torch.device) -> Iterator[tuple[Sample, dict[str, Tensor]]]:
+    """Batches with their tensors on the device; on a GPU the next one is copied there while this one is trained on."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch, on_device(batch, device)
+        return
+    copies = torch.cuda.Stream(device)
+    former: tuple[Sample, dict[str, Tensor]] | None = None
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            tensors = on_device(batch, device)
+        if former is not None:
+            yield former
+        torch.cuda.current_stream(device).wait_stream(copies)
+        for tensor in tensors.values():
+            # Its memory was taken on the other stream, and must not be given away there while it is used on this one.
+            tensor.record_stream(torch.cuda.current_stream(device))
+        former = batch, tensors
+    if former is not None:
+        yield former
+
+
+def on_device(batch: Sample, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a batch, copied without waiting if they are in pinned memory."""
+    return {k: v.to(device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
 
 
 def split(tensors: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
