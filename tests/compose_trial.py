@@ -10,9 +10,9 @@ the answer is that of its own picture. Meanwhile
 2. `roll`: deploy/compose/roll.sh replaces both, one by one;
 3. `model`: another model file is put in place and the replicas told with SIGHUP.
 
-Then every query of the dashboard and of the alerts is put to Prometheus, clients that mean no good are sent to a container
-(tests/test_service_hostile.py), a broken model and the stop of all replicas have to raise their alerts. It prints a table and
-ends with 1 if a request was lost or anything else is not as it should be.
+Then every query of the dashboard and of the alerts is put to Prometheus, a broken model and the stop of all replicas
+have to raise their alerts, and clients that mean no good are sent to a container (tests/test_service_hostile.py). It
+prints a table and ends with 1 if a request was lost or anything else is not as it should be.
 """
 
 from __future__ import annotations
@@ -50,7 +50,13 @@ MAY_BE_EMPTY = ["segdepth_engine_failures_total", "segdepth_dropped_total", "ALE
 def run(*command: str, timeout_s: float = 1800, **variables: str) -> str:
     """A command's output; if it fails, its errors end the trial."""
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=timeout_s, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -102,15 +108,19 @@ class Compose:
 
 def import_stand_ins(base: Path, changes: list[str]) -> None:
     """Images of a folder with Debian in it, in place of those that compose would pull; never over existing ones."""
-    images = {service["image"] for service in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()}
-    entry = {"prom": ["ENTRYPOINT [\"/usr/bin/prometheus\"]", "USER 65534"], "haproxy": ["USER 99"]}
+    images = {
+        service["image"] for service in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    }
+    entry = {"prom": ['ENTRYPOINT ["/usr/bin/prometheus"]', "USER 65534"], "haproxy": ["USER 99"]}
     for name in ["python:3.11-slim", *sorted(images)]:
         kind = name.partition(":")[0].partition("/")[0]
         if kind in ("segdepth", "grafana") or run("docker", "images", "-q", name):
             continue
-        options = [f"--change={change}" for change in [*entry.get(kind, ["CMD [\"python3\"]"]), *changes]]
+        options = [f"--change={change}" for change in [*entry.get(kind, ['CMD ["python3"]']), *changes]]
         tar = subprocess.Popen(["tar", "-C", str(base), "-c", "."], stdout=subprocess.PIPE)
-        subprocess.run(["docker", "import", *options, "-", name], stdin=tar.stdout, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["docker", "import", *options, "-", name], stdin=tar.stdout, check=True, stdout=subprocess.DEVNULL
+        )
         assert tar.wait() == 0
 
 
@@ -128,12 +138,11 @@ def inspect_image() -> None:
 import importlib.metadata, json, os, shutil, subprocess
 assert os.getuid() == 10001, os.getuid()
 assert not [tool for tool in ("gcc", "cc", "g++", "make", "ld") if shutil.which(tool)]
-names = sorted(f"{d.metadata['Name'].lower().replace('_', '-')}=={d.version}" for d in importlib.metadata.distributions(path=[
-    "/opt/segdepth/lib/python3.11/site-packages"]))
-sizes = subprocess.run("du -sm /opt/segdepth/lib/python3.11/site-packages/* | sort -rn | head -8", shell=True,
-    capture_output=True, text=True).stdout
-total = subprocess.run("du -sm /opt/segdepth", shell=True, capture_output=True, text=True).stdout
-print(json.dumps([names, sizes + total]))
+packages = "/opt/segdepth/lib/python3.11/site-packages"
+found = importlib.metadata.distributions(path=[packages])
+names = sorted(f"{d.metadata['Name'].lower().replace('_', '-')}=={d.version}" for d in found)
+usage = f"du -sm {packages}/* | sort -rn | head -8; du -sm /opt/segdepth; du -smx / 2>/dev/null"
+print(json.dumps([names, subprocess.run(usage, shell=True, capture_output=True, text=True).stdout]))
 """
     names, sizes = json.loads(run("docker", "run", "--rm", "--entrypoint", "python3", "segdepth:cpu", "-c", script))
     lock = (ROOT / "deploy" / "requirements-cpu.txt").read_text()
@@ -178,7 +187,9 @@ class Load:
                 phase, start = self.phase, time.monotonic()
                 request_id = f"trial-{number}-{sent}"
                 try:
-                    answer = client.post("/predict?pictures=false", content=picture, headers={"X-Request-ID": request_id})
+                    answer = client.post(
+                        "/predict?pictures=false", content=picture, headers={"X-Request-ID": request_id}
+                    )
                 except httpx.HTTPError as error:
                     outcome = repr(error)
                 else:

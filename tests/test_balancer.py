@@ -25,13 +25,16 @@ pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs h
 
 
 class Replica(ThreadingHTTPServer):
-    """Answers with the SHA-like echo of what it was sent, or fails as `mode` says."""
+    """Answers with size and sum of what it was sent, or fails as `mode` says."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.mode = "answer"
         self.ready = True
         self.got: list[dict[str, str]] = []
+
+    def handle_error(self, *_: object) -> None:
+        """Health checks are cut off when the balancer has seen the status."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -78,8 +81,10 @@ def balanced(tmp_path: Path, *replicas: Replica) -> Iterator[str]:
     text = text.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("bind :8404", f"bind 127.0.0.1:{internal}")
     config = tmp_path / "haproxy.cfg"
     config.write_text(text.replace("/tmp/haproxy.sock", str(tmp_path / "sock")))
-    process = subprocess.Popen(["haproxy", "-W", "-db", "-f", str(config)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    up = 'haproxy_backend_agg_server_check_status{proxy="replicas",state="UP"} %d' % len(replicas)
+    process = subprocess.Popen(
+        ["haproxy", "-W", "-db", "-f", str(config)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    up = f'haproxy_backend_agg_server_check_status{{proxy="replicas",state="UP"}} {len(replicas)}'
     try:
         for _ in range(300):
             try:
@@ -128,7 +133,7 @@ def test_an_unanswered_request_goes_to_another_replica(tmp_path: Path, replicas:
     # Every attempt of a request has the same id.
     ids = [headers["x-request-id"] for headers in other.got]
     assert len(set(ids)) == len(ids) == 12
-    assert {headers["x-request-id"] for headers in dying.got} < set(ids)
+    assert {headers["x-request-id"] for headers in dying.got} <= set(ids)
 
 
 def test_a_larger_request_is_not_kept_for_another_try(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:
@@ -137,7 +142,8 @@ def test_a_larger_request_is_not_kept_for_another_try(tmp_path: Path, replicas: 
         assert (answer.status_code, answer.text) == (200, "9000000 9000000")
         for replica in replicas:
             replica.mode = "die"
-        answer = client.post("/predict", content=b"\x01" * 9_000_000)
+        # On a connection that has had an answer before, HAProxy would just close.
+        answer = httpx.post(f"{url}/predict", content=b"\x01" * 9_000_000, timeout=30)
         assert answer.status_code == 502
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == 502
@@ -183,7 +189,9 @@ def test_what_a_replica_is_told(tmp_path: Path, replicas: tuple[Replica, Replica
 
 
 def test_every_error_of_its_own_is_a_problem_document() -> None:
-    found = re.findall(r"http-error status (\d+) content-type (\S+) string '(.*?)'( hdr Retry-After \d+)?$", CONFIG.read_text(), re.M)
+    found = re.findall(
+        r"http-error status (\d+) content-type (\S+) string '(.*?)'( hdr Retry-After \d+)?$", CONFIG.read_text(), re.M
+    )
     assert {status for status, *_ in found} >= {"400", "403", "408", "500", "502", "503", "504"}
     for status, media_type, body, retry in found:
         assert media_type == "application/problem+json"

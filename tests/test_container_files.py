@@ -79,7 +79,9 @@ def test_the_locks_have_the_versions_of_constraints_and_hashes(name: str) -> Non
 def test_only_locked_packages_are_installed() -> None:
     installs = re.findall(r"pip (?:--python \S+ )?(?:install|wheel) (.+?)(?: \\\n|\n)", DOCKERFILE)
     assert len(installs) == 5
-    assert all("--require-hashes" in line or "--no-index" in line or "--no-build-isolation" in line for line in installs)
+    assert all(
+        "--require-hashes" in line or "--no-index" in line or "--no-build-isolation" in line for line in installs
+    )
     for name in ("cpu", "gpu", "build"):
         assert f"COPY deploy/requirements-{name}.txt requirements.txt" in DOCKERFILE
 
@@ -165,7 +167,11 @@ def test_files_that_are_mounted_exist() -> None:
 def test_every_setting_can_be_given_to_compose(name: str) -> None:
     # Host and port are those of the publishing; the device is the image's.
     settings = {f"SEGDEPTH_{field.upper()}" for field in Settings.model_fields}
-    assert set(passed(name)) - {"FORWARDED_ALLOW_IPS"} == settings - {"SEGDEPTH_HOST", "SEGDEPTH_PORT", "SEGDEPTH_DEVICE"}
+    assert set(passed(name)) - {"FORWARDED_ALLOW_IPS"} == settings - {
+        "SEGDEPTH_HOST",
+        "SEGDEPTH_PORT",
+        "SEGDEPTH_DEVICE",
+    }
 
 
 def passed(name: str) -> dict[str, str]:
@@ -189,7 +195,9 @@ def test_the_balancer_sees_a_replica_going_before_it_is_gone(name: str) -> None:
 
 def test_the_balancer_is_more_patient_than_the_service() -> None:
     settings = Settings(_env_file=None)
-    seconds = {name: float(number) for name, number in re.findall(r"^    timeout ([a-z-]+) (\d+)s$", HAPROXY, re.MULTILINE)}
+    seconds = {
+        name: float(number) for name, number in re.findall(r"^    timeout ([a-z-]+) (\d+)s$", HAPROXY, re.MULTILINE)
+    }
     assert seconds["server"] > settings.max_timeout_s
     assert min(seconds["client"], seconds["http-request"]) > settings.transfer_timeout_s
     assert "server-template replica 16 segdepth:8000 " in HAPROXY

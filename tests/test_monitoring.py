@@ -115,9 +115,7 @@ def test_the_dashboard_is_whole() -> None:
 def test_every_alert_is_explained_and_fired_in_a_test() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
     tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
-    fired = {
-        case["alertname"] for test in tests for case in test.get("alert_rule_test", []) if case.get("exp_alerts")
-    }
+    fired = {case["alertname"] for test in tests for case in test.get("alert_rule_test", []) if case.get("exp_alerts")}
     names = [rule["alert"] for rule in RULES]
     assert fired == set(names)
     assert re.findall(r"^\| `(\w+)` \|", page.partition("## Alerts")[2].partition("\n## ")[0], re.MULTILINE) == names
