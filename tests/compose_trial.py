@@ -102,8 +102,10 @@ class Compose:
     def __call__(self, *arguments: str) -> str:
         return run(*self.command.split(), *arguments, **self.variables)
 
-    def replicas(self) -> list[str]:
-        return self("ps", "-q", "cpu").split()
+    @staticmethod
+    def replicas() -> list[str]:
+        labels = [f"label=com.docker.compose.project={PROJECT}", "label=com.docker.compose.service=cpu"]
+        return run("docker", "ps", "-q", "--no-trunc", *(word for label in labels for word in ("--filter", label))).split()
 
 
 def import_stand_ins(base: Path, changes: list[str]) -> None:
@@ -158,6 +160,8 @@ print(json.dumps([names, subprocess.run(usage, shell=True, capture_output=True, 
 class Load:
     """Clients, each sending one picture after the other; what became of each, by phase."""
 
+    pause_s: float
+    """Of a client between an answer and its next request."""
     phase: str = "before"
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     slowest_s: dict[str, float] = field(default_factory=dict)
@@ -198,6 +202,7 @@ class Load:
                 with self._lock:
                     self.outcomes.setdefault(phase, Counter())[outcome] += 1
                     self.slowest_s[phase] = max(self.slowest_s.get(phase, 0), seconds)
+                time.sleep(self.pause_s)
 
     @staticmethod
     def _judge(answer: httpx.Response, height: int, width: int, request_id: str) -> str:
@@ -313,7 +318,7 @@ def under_load(compose: Compose, models: Path, load: Load, pause_s: float) -> No
 
     load.phase = "model"
     put_model(models, "2")
-    compose("kill", "-s", "HUP", "cpu")
+    run("docker", "kill", "-s", "HUP", *compose.replicas())
     seconds = wait("version 2 serves", lambda: value('count(segdepth_model_info{version="2"})') == 2)
     print(f"model: version 2 serves after {seconds:.0f} s", flush=True)
     load.phase = "after"
@@ -362,6 +367,7 @@ def main() -> None:
     parser.add_argument("--change", action="append", default=[], help="of the stand-in images, as for docker import")
     parser.add_argument("--no-build", action="store_true", help="take segdepth:cpu as it is")
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--think", type=float, default=0.0, help="seconds of a client between two requests")
     parser.add_argument("--pause", type=float, default=15, help="seconds of load before and after")
     options = parser.parse_args()
 
@@ -382,7 +388,7 @@ def main() -> None:
             compose("up", "-d", "--scale", "cpu=2", *services)
             seconds = wait("two replicas behind the balancer", lambda: replicas_are_ready(2))
             print(f"up: two replicas answer after {seconds:.0f} s", flush=True)
-            load = Load()
+            load = Load(options.think)
             with load.running(options.clients):
                 under_load(compose, models, load, options.pause)
             right = load.report()
@@ -394,10 +400,10 @@ def main() -> None:
                 right = False
 
             put_model(models, None)
-            compose("kill", "-s", "HUP", "cpu")
+            run("docker", "kill", "-s", "HUP", *compose.replicas())
             print(f"ReloadFailed fires after {wait('alert', lambda: 'ReloadFailed' in firing()):.0f} s", flush=True)
             assert httpx.post(f"{URL}/predict", content=encode(quadrants()), timeout=60).status_code == 200
-            compose("stop", "cpu")
+            run("docker", "stop", *compose.replicas())
             print(f"NoReplicaReady fires after {wait('alert', lambda: 'NoReplicaReady' in firing()):.0f} s", flush=True)
             answer = httpx.post(f"{URL}/predict", content=b"x", timeout=60)
             assert (answer.status_code, answer.headers["retry-after"], answer.json()["status"]) == (503, "2", 503)

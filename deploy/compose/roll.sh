@@ -10,8 +10,12 @@ set -eu
 service=${1:?usage: roll.sh gpu|cpu}
 compose=${COMPOSE:-docker compose}
 
+some=$($compose ps -q "$service" | head -n 1)
+project=$(docker inspect -f '{{index .Config.Labels "com.docker.compose.project"}}' "$some")
+
 replicas() {
-    $compose ps -q "$service"
+    docker ps -q --no-trunc --filter "label=com.docker.compose.project=$project" \
+        --filter "label=com.docker.compose.service=$service"
 }
 
 for old in $(replicas); do
