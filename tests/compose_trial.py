@@ -104,8 +104,8 @@ class Compose:
 
     @staticmethod
     def replicas() -> list[str]:
-        labels = [f"label=com.docker.compose.project={PROJECT}", "label=com.docker.compose.service=cpu"]
-        return run("docker", "ps", "-q", "--no-trunc", *(word for label in labels for word in ("--filter", label))).split()
+        mine = f"label=com.docker.compose.project={PROJECT}"
+        return run("docker", "ps", "-q", "--no-trunc", "-f", mine, "-f", "label=com.docker.compose.service=cpu").split()
 
 
 def import_stand_ins(base: Path, changes: list[str]) -> None:
