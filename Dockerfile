@@ -6,6 +6,7 @@
 # The CPU image is the default because it starts everywhere; the GPU image refuses to start without a GPU. Both stand
 # on the same slim Python: CUDA and cuDNN come as wheels, only the libraries that ONNX Runtime loads.
 # Dependencies and the project are separate layers, so that a new version moves megabytes and not the CUDA libraries.
+# Everything from PyPI is checked against the hashes of deploy/requirements-*.txt (deploy/lock.sh writes them).
 # The stages' order spares the classic builder, which builds every stage up to its target, the GPU's wheels.
 
 # To pin it: --build-arg BASE=python:3.11-slim@sha256:...
@@ -17,21 +18,19 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 # The base's pip installs into it, so none needs to be inside.
 RUN python3 -m venv --without-pip /opt/segdepth
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-        [open(f"{extra}.txt", "w").write("\n".join(project["dependencies"] + project["optional-dependencies"][extra])) \
-        for extra in ("cpu", "gpu")]'
 
 
 FROM builder AS app
-COPY README.md LICENSE NOTICE ./
+COPY deploy/requirements-build.txt requirements.txt
+RUN python3 -m venv --without-pip /opt/build \
+    && python3 -m pip --python /opt/build/bin/python3 install --require-hashes -r requirements.txt
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY service service
 COPY model model
 COPY training training
 COPY deploy deploy
-# hatchling is pinned too: builds take their constraints from these variables (the first one up to pip 25.2).
-RUN PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-        python3 -m pip --python /opt/segdepth/bin/python3 install --no-deps --prefix /app .
+RUN python3 -m pip --python /opt/build/bin/python3 wheel --no-build-isolation --no-deps --wheel-dir /wheel . \
+    && python3 -m pip --python /opt/segdepth/bin/python3 install --no-deps --no-index --prefix /app /wheel/*.whl
 
 
 FROM ${BASE} AS runtime
@@ -56,16 +55,20 @@ LABEL org.opencontainers.image.title="segdepth" \
 
 
 FROM builder AS dependencies-cpu
-RUN python3 -m pip --python /opt/segdepth/bin/python3 install -c constraints.txt -r cpu.txt
+COPY deploy/requirements-cpu.txt requirements.txt
+RUN python3 -m pip --python /opt/segdepth/bin/python3 install --require-hashes -r requirements.txt
 
 
 FROM runtime AS cpu
 COPY --from=dependencies-cpu /opt/segdepth /opt/segdepth
 COPY --from=app /app /opt/segdepth
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 
 FROM builder AS dependencies-gpu
-RUN python3 -m pip --python /opt/segdepth/bin/python3 install -c constraints.txt -r gpu.txt
+COPY deploy/requirements-gpu.txt requirements.txt
+RUN python3 -m pip --python /opt/segdepth/bin/python3 install --require-hashes -r requirements.txt
 
 
 FROM runtime AS gpu
@@ -74,6 +77,8 @@ ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     SEGDEPTH_DEVICE=cuda
 COPY --from=dependencies-gpu /opt/segdepth /opt/segdepth
 COPY --from=app /app /opt/segdepth
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 
 FROM cpu

@@ -4,11 +4,13 @@ answered."""
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -20,9 +22,26 @@ PICTURE = encode(quadrants())
 FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
 
 
+HOSTILE_URL = os.environ.get("HOSTILE_URL")
+"""tests/compose_trial.py gives that of a container with the same settings."""
+
+
+class At(NamedTuple):
+    """As much of a `Server` as these tests use."""
+
+    url: str
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
 @pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Iterator[Server]:
-    """A server that has little patience."""
+def server(tiny_model: Path) -> Iterator[Server | At]:
+    """A server that has little patience; at HOSTILE_URL, or else one of its own."""
+    if HOSTILE_URL:
+        yield At(HOSTILE_URL)
+        return
     settings = {
         "SEGDEPTH_TRANSFER_TIMEOUT_S": "1.5",
         "SEGDEPTH_QUEUE_BYTES": "4000000",

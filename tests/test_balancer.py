@@ -1,0 +1,199 @@
+"""The balancer's configuration in a real HAProxy, in front of stand-ins for the service that fail in chosen ways.
+
+Only Docker's DNS is left out: the servers have fixed addresses. tests/compose_trial.py has it all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+CONFIG = Path(__file__).parent.parent / "deploy" / "compose" / "haproxy" / "haproxy.cfg"
+pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy")
+
+
+class Replica(ThreadingHTTPServer):
+    """Answers with size and sum of what it was sent, or fails as `mode` says."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.mode = "answer"
+        self.ready = True
+        self.got: list[dict[str, str]] = []
+
+    def handle_error(self, *_: object) -> None:
+        """Health checks are cut off when the balancer has seen the status."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Replica
+
+    def do_GET(self) -> None:
+        self._answer(200 if self.server.ready else 503, b"{}")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.got.append({name.lower(): value for name, value in self.headers.items()})
+        if self.server.mode == "die":
+            # As a process that is killed: closed without an answer.
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif self.server.mode == "full":
+            self._answer(503, b'{"status":503,"title":"Too many requests at once"}')
+        else:
+            self._answer(200, f"{len(body)} {sum(body)}".encode())
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 503:
+            self.send_header("Retry-After", "7")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def balanced(tmp_path: Path, *replicas: Replica) -> Iterator[str]:
+    """The balancer's URL, when it has found every replica ready."""
+    servers = "\n    ".join(f"server r{n} 127.0.0.1:{r.server_address[1]}" for n, r in enumerate(replicas))
+    text, count = re.subn(r"server-template .*", servers, CONFIG.read_text())
+    assert count == 1
+    with socket.socket() as a, socket.socket() as b:
+        a.bind(("127.0.0.1", 0))
+        b.bind(("127.0.0.1", 0))
+        port, internal = a.getsockname()[1], b.getsockname()[1]
+    text = text.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("bind :8404", f"bind 127.0.0.1:{internal}")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(text.replace("/tmp/haproxy.sock", str(tmp_path / "sock")))
+    process = subprocess.Popen(
+        ["haproxy", "-W", "-db", "-f", str(config)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    up = f'haproxy_backend_agg_server_check_status{{proxy="replicas",state="UP"}} {len(replicas)}'
+    try:
+        for _ in range(300):
+            try:
+                if up in httpx.get(f"http://127.0.0.1:{internal}/metrics").text:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the balancer did not start")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def replicas() -> Iterator[tuple[Replica, Replica]]:
+    both = Replica(), Replica()
+    threads = [threading.Thread(target=replica.serve_forever, kwargs={"poll_interval": 0.05}) for replica in both]
+    for thread in threads:
+        thread.start()
+    yield both
+    for replica, thread in zip(both, threads, strict=True):
+        replica.shutdown()
+        thread.join()
+        replica.server_close()
+
+
+def test_the_configuration_is_valid() -> None:
+    done = subprocess.run(["haproxy", "-c", "-f", str(CONFIG)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+
+
+def test_an_unanswered_request_goes_to_another_replica(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:
+    dying, other = replicas
+    with balanced(tmp_path, *replicas) as url, httpx.Client(base_url=url, timeout=30) as client:
+        dying.mode = "die"
+        # The last one is just what fits in a buffer with its headers.
+        for size in (1, 100_000, 4_000_000):
+            for _ in range(4):
+                answer = client.post("/predict", content=b"\x02" * size)
+                assert (answer.status_code, answer.text) == (200, f"{size} {2 * size}")
+    assert dying.got
+    # Every attempt of a request has the same id.
+    ids = [headers["x-request-id"] for headers in other.got]
+    assert len(set(ids)) == len(ids) == 12
+    assert {headers["x-request-id"] for headers in dying.got} <= set(ids)
+
+
+def test_a_larger_request_is_not_kept_for_another_try(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:
+    with balanced(tmp_path, *replicas) as url, httpx.Client(base_url=url, timeout=30) as client:
+        answer = client.post("/predict", content=b"\x01" * 9_000_000)
+        assert (answer.status_code, answer.text) == (200, "9000000 9000000")
+        for replica in replicas:
+            replica.mode = "die"
+        # On a connection that has had an answer before, HAProxy would just close.
+        answer = httpx.post(f"{url}/predict", content=b"\x01" * 9_000_000, timeout=30)
+        assert answer.status_code == 502
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["status"] == 502
+
+
+def test_a_full_replica_is_passed_over_and_full_ones_are_believed(
+    tmp_path: Path, replicas: tuple[Replica, Replica]
+) -> None:
+    with balanced(tmp_path, *replicas) as url, httpx.Client(base_url=url, timeout=30) as client:
+        replicas[0].mode = "full"
+        assert {client.post("/predict", content=b"\x01").status_code for _ in range(6)} == {200}
+        replicas[1].mode = "full"
+        answer = client.post("/predict", content=b"\x01")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
+        assert answer.json()["title"] == "Too many requests at once"
+
+
+def test_replicas_that_are_not_ready_get_nothing(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:
+    with balanced(tmp_path, *replicas) as url, httpx.Client(base_url=url, timeout=30) as client:
+        replicas[0].ready = False
+        time.sleep(4)
+        assert {client.post("/predict", content=b"\x01").status_code for _ in range(6)} == {200}
+        assert not replicas[0].got
+        replicas[1].ready = False
+        time.sleep(4)
+        answer = client.post("/predict", content=b"\x01")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["detail"] == "No replica is ready. Try again later."
+
+
+def test_what_a_replica_is_told(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:
+    with balanced(tmp_path, *replicas) as url, httpx.Client(base_url=url, timeout=30) as client:
+        given = {"X-Request-ID": "mine", "X-Forwarded-For": "6.6.6.6"}
+        client.post("/predict", content=b"\x01", headers=given)
+        client.post("/predict", content=b"\x01")
+        first, second = sorted(replicas[0].got + replicas[1].got, key=lambda headers: headers["x-request-id"] != "mine")
+        assert (first["x-request-id"], first["x-forwarded-for"]) == ("mine", "127.0.0.1")
+        assert re.fullmatch(r"[0-9a-f-]{36}", second["x-request-id"])
+        for path in ("/metrics", "/model/reload"):
+            refused = client.get(path)
+            assert (refused.status_code, refused.json()["status"]) == (403, 403)
+
+
+def test_every_error_of_its_own_is_a_problem_document() -> None:
+    found = re.findall(
+        r"http-error status (\d+) content-type (\S+) string '(.*?)'( hdr Retry-After \d+)?$", CONFIG.read_text(), re.M
+    )
+    assert {status for status, *_ in found} >= {"400", "403", "408", "500", "502", "503", "504"}
+    for status, media_type, body, retry in found:
+        assert media_type == "application/problem+json"
+        assert json.loads(body)["status"] == int(status)
+        assert bool(retry) == (status == "503")
