@@ -125,9 +125,7 @@ class DepthwiseConv2d(nn.Conv2d):
         x = functional.pad(x, (0, -width % d, 0, -height % d))
         h, w = x.shape[2] // d, x.shape[3] // d
         phases = x.permute(0, 2, 3, 1).reshape(n, h, d, w, d, c).permute(2, 4, 0, 1, 3, 5)
-        y = functional.conv2d(
-            phases.reshape(d * d * n, h, w, c).permute(0, 3, 1, 2), self.weight, padding=1, groups=c
-        )
+        y = functional.conv2d(phases.reshape(d * d * n, h, w, c).permute(0, 3, 1, 2), self.weight, padding=1, groups=c)
         y = y.permute(0, 2, 3, 1).reshape(d, d, n, h, w, c).permute(2, 3, 0, 4, 1, 5)
         return y.reshape(n, h * d, w * d, c).permute(0, 3, 1, 2)[:, :, :height, :width]
 

@@ -3,6 +3,7 @@
 segdepth serve [--host HOST] [--port PORT] [--model FILE.onnx] [--device cpu|cuda|openvino]
 segdepth doctor [--model FILE.onnx] [--device cpu|cuda|openvino]
 segdepth warm [--model FILE.onnx] [--device cpu|cuda|openvino]
+segdepth predict PATH... --out DIR [--output mask|depth|json|...] [--url URL]
 segdepth --version
 """
 
@@ -26,8 +27,9 @@ from typing import Never
 
 import uvicorn
 
-from service import doctor, logs
+from service import bulk, doctor, logs
 from service.app import create_app, onnx_source
+from service.bulk_inputs import UsageError
 from service.errors import StartupError
 from service.models import Models
 from service.protocol import HardenedProtocol
@@ -105,7 +107,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             command.add_argument("--port", help="TCP port, 0 takes a free one (8000)")
         command.add_argument("--model", type=Path, help="ONNX file to serve (the bundled one)")
         command.add_argument("--device", help="cpu, cuda, openvino, or several with commas between (cpu)")
-    flags = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    predict = commands.add_parser(
+        "predict",
+        help="answer pictures in files",
+        description="Answer pictures, folders of them and videos, as files that are what the server would send.",
+        allow_abbrev=False,
+    )
+    bulk.add_arguments(predict)
+    arguments = parser.parse_args(argv)
+    if arguments.command == "predict":
+        try:
+            sys.exit(bulk.main(arguments))
+        except UsageError as error:
+            predict.error(str(error))
+    flags = {name: value for name, value in vars(arguments).items() if value is not None}
     chosen = flags.pop("command")
     settings = Settings.load(**flags)
     logs.configure(settings.log_format, settings.log_level)

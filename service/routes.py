@@ -43,7 +43,7 @@ async def _pipeline(request: Request) -> AsyncIterator[Pipeline]:
 Service = Annotated[Pipeline, Depends(_pipeline)]
 
 
-async def _given(
+async def given_of_query(
     fx: Annotated[
         float | None,
         Query(gt=0, allow_inf_nan=False, description="Focal length in pixels of the picture as seen upright."),
@@ -67,8 +67,8 @@ async def _given(
     return Given(fx, fy, cx, cy, hfov)
 
 
-async def _options(
-    camera: Annotated[Given, Depends(_given)],
+async def options_of_query(
+    camera: Annotated[Given, Depends(given_of_query)],
     pictures: Annotated[bool, Query(description="JSON: with its pictures in it, as base64.")] = True,
     color: Annotated[
         PointColor, Query(description="PLY and GLB: points in the colours of the picture, or of their classes.")
@@ -91,7 +91,7 @@ async def _options(
 
 
 EachWanted = Annotated[Output, Query(description="What to answer each picture with.")]
-FromQuery = Annotated[Options, Depends(_options)]
+FromQuery = Annotated[Options, Depends(options_of_query)]
 Wanted = Annotated[
     Output | None,
     Query(description="What to answer with. By default JSON, or what `Accept` asks for; `image/png` is the mask."),
