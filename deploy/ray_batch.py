@@ -24,20 +24,14 @@ from pyarrow import fs
 
 from service import logs
 from service.app import onnx_source
+from service.bulk import SUFFIXES
+from service.bulk_inputs import PICTURES
 from service.errors import EnginesLost, InvalidRequest, Problem, StartupError
 from service.metrics import Metrics
 from service.models import POLL_S, Models
 from service.outputs import Options, Output
 from service.settings import Settings
 
-PICTURES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"]
-)
-SUFFIXES: dict[str, str] = {
-    **{name: f".{name}" for name in ("json", "npz", "ply", "glb", "zip", "multipart")},
-    "coco": ".coco.json",
-}
-"""Of the answers' names; the others are PNGs, such as `.mask.png`."""
 IN_FLIGHT = 2
 """Calls of a replica at the same time, so that it reads and decodes one batch while it runs and writes another."""
 
@@ -192,9 +186,7 @@ def run(
         max_concurrency=IN_FLIGHT,
     )
     problems = {}
-    done = 0
-    for row in answered.iter_rows():
-        done += 1
+    for done, row in enumerate(answered.iter_rows(), 1):
         if row["problem"]:
             problems[row["name"]] = row["problem"]
         if done % 1000 == 0:
