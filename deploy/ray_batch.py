@@ -45,26 +45,34 @@ class Folder:
 
     def __init__(self, place: str) -> None:
         try:
-            self._files, self._path = fs.FileSystem.from_uri(place if "://" in place else str(Path(place).absolute()))
+            self._files, path = fs.FileSystem.from_uri(place if "://" in place else str(Path(place).absolute()))
         except (ValueError, OSError) as error:
             raise StartupError(f"cannot use {place}: {error}") from None
+        self._path = PurePosixPath(path)
+
+    def holds(self, other: Folder) -> bool:
+        """Whether `other` is this one, or lies inside it."""
+        return self._files.equals(other._files) and other._path.is_relative_to(self._path)
 
     def names(self) -> Iterable[str]:
         """The paths of its files, from it on, that are not hidden. Of a folder that does not exist, none."""
-        selector = fs.FileSelector(self._path, recursive=True, allow_not_found=True)
+        selector = fs.FileSelector(str(self._path), recursive=True, allow_not_found=True)
         for info in self._files.get_file_info(selector):
             name = PurePosixPath(info.path).relative_to(self._path)
             if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.parts):
                 yield str(name)
 
-    def read(self, name: str) -> bytes:
-        """Raises OSError."""
-        with self._files.open_input_stream(f"{self._path}/{name}") as stream:
-            return bytes(stream.read())
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """A whole file. Raises OSError, also where it has more than `max_bytes`."""
+        with self._files.open_input_stream(str(self._path / name)) as stream:
+            data = bytes(stream.read(max_bytes + 1))
+        if len(data) > max_bytes:
+            raise OSError(f"it has more than {max_bytes} bytes (SEGDEPTH_MAX_BYTES)")
+        return data
 
     def write(self, name: str, data: bytes) -> None:
         """The file is there as a whole or not at all, whenever the process is killed. Raises OSError."""
-        path = PurePosixPath(self._path, name)
+        path = self._path / name
         # An object of a bucket is only there when it is complete. Elsewhere it is by renaming.
         local = self._files.type_name == "local"
         written = path.with_name(f".{path.name}.part") if local else path
@@ -93,6 +101,7 @@ class Predict:
         logs.configure(settings.log_format, settings.log_level)
         self._source, self._target = Folder(source), Folder(target)
         self._output, self._options = output, options
+        self._max_bytes = settings.max_bytes
         failures: list[StartupError] = []
         try:
             self._models = Models(settings, partial(onnx_source, settings), Metrics(), failures.append)
@@ -126,7 +135,7 @@ class Predict:
 
     async def _answer(self, name: str) -> str:
         try:
-            upload = await asyncio.to_thread(self._source.read, name)
+            upload = await asyncio.to_thread(self._source.read, name, self._max_bytes)
         except OSError as error:
             return str(error)
         try:
@@ -143,8 +152,10 @@ def missing(source: Folder, target: Folder, output: Output) -> list[str]:
     """The pictures that have no answer yet, in order.
 
     Raises:
-        StartupError: there are no pictures, or two would have answers of the same name.
+        StartupError: there are no pictures, two would have answers of the same name, or answers would be pictures.
     """
+    if source.holds(target):
+        raise StartupError("the answers would be among the pictures; choose another target")
     pictures = sorted(name for name in source.names() if PurePosixPath(name).suffix.lower() in PICTURES)
     if not pictures:
         raise StartupError("there are no pictures")

@@ -249,6 +249,10 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert (tmp_path / "masks" / "kitchen" / "0.b.mask.png").read_bytes() == b"a"
     assert missing(source, target, "mask") == ["1.JPG", "broken.jpg", "kitchen/2.b.png"]
     assert len(missing(source, target, "coco")) == 4
+    size = len((tmp_path / "photos" / "1.JPG").read_bytes())
+    assert len(source.read("1.JPG", size)) == size
+    with pytest.raises(OSError, match=f"more than {size - 1} bytes"):
+        source.read("1.JPG", size - 1)
 
 
 def test_nothing_is_started_without_sense(tmp_path: Path) -> None:
@@ -261,6 +265,8 @@ def test_nothing_is_started_without_sense(tmp_path: Path) -> None:
         (tmp_path / "photos" / name).write_bytes(PICTURE)
     with pytest.raises(StartupError, match=r"a\.jpg and a\.png would both be answered in a\.mask\.png"):
         missing(Folder(str(tmp_path / "photos")), Folder(str(tmp_path / "masks")), "mask")
+    with pytest.raises(StartupError, match="among the pictures"):
+        missing(Folder(str(tmp_path / "photos")), Folder(str(tmp_path / "photos" / "masks")), "mask")
     with pytest.raises(StartupError, match="cannot use nowhere://photos"):
         Folder("nowhere://photos")
     with pytest.raises(SystemExit):
