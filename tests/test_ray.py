@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import logging
 import os
 import re
 import signal
@@ -10,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +39,18 @@ from test_service_server import (  # noqa: F401
     test_wrong_field_name,
 )
 
+from service import cli
 from service.errors import StartupError
+from service.outputs import Options
+from service.settings import Settings
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("ray is not installed", allow_module_level=True)
+with warnings.catch_warnings():
+    # Ray's modules warn of themselves while they are imported.
+    warnings.simplefilter("ignore")
+    from deploy.ray_batch import Folder, Predict, main, missing
+    from deploy.ray_serve import build
 
 DRIVER = [sys.executable, str(ROOT / "tests" / "ray_driver.py")]
 APP = f"segdepth-test-{os.getpid()}"
@@ -47,12 +59,13 @@ START_S = float(os.environ.get("SEGDEPTH_TEST_RAY_START_S", "120"))
 """Ray starts some ten Python processes."""
 
 
-def driver(*arguments: str, output: Path, **options: Any) -> subprocess.Popen[str]:
-    variables = environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_DEDUP_LOGS="0")
+def driver(*arguments: str, output: Path, stdin: int | None = None, **settings: str) -> subprocess.Popen[str]:
+    """`tests/ray_driver.py`, which prints to the file `output`."""
+    variables = environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", **settings)
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with output.open("w") as file:
         return subprocess.Popen(
-            [*DRIVER, *arguments], cwd=ROOT, env=variables, stdout=file, stderr=file, text=True, **options
+            [*DRIVER, *arguments], cwd=ROOT, env=variables, stdin=stdin, stdout=file, stderr=file, text=True
         )
 
 
@@ -167,21 +180,64 @@ def test_a_killed_replica_comes_back(server: Served) -> None:
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_deployed(arguments: dict[str, str], reason: str) -> None:
-    from deploy.ray_serve import build
-
     with pytest.raises(StartupError, match=reason):
         build(arguments)
 
 
 def test_a_replica_reserves_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy.ray_serve import build
-
     monkeypatch.setenv("SEGDEPTH_QUEUE_SIZE", "32")
     deployment = build({"threads": "3", "device": "cuda:0,cuda:1", "replicas": "auto"})._bound_deployment
     assert deployment.ray_actor_options["num_cpus"] == 3
     assert deployment.ray_actor_options["num_gpus"] == 2
     assert deployment.max_ongoing_requests == 64
     assert build({})._bound_deployment.ray_actor_options["num_cpus"] == 1
+
+
+def replica_of(arguments: dict[str, str]) -> Any:
+    """What Ray makes in a replica's process, not started."""
+    kind = build(arguments)._bound_deployment.func_or_class
+    return kind.__new__(kind)
+
+
+def test_a_replica_in_this_process(tiny_model: Path) -> None:
+    """Started it is warm; it is healthy until its engines are lost."""
+
+    async def run() -> None:
+        replica = replica_of({"model": str(tiny_model), "log_level": "error"})
+        await replica.__init__()
+        await replica._run_asgi_lifespan_startup()
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(replica.app), base_url="http://test") as client:
+                assert (await client.get("/health/ready")).status_code == 200
+                answer = await client.post("/predict", content=PICTURE)
+            assert [one["id"] for one in answer.json()["segmentation"]["classes"]] == [1, 2, 4, 7]
+            replica.check_health()
+            for owner in replica.app.state.models.current.batcher._owners:
+                owner.state = "lost"
+            with pytest.raises(RuntimeError, match="Every engine has failed"):
+                replica.check_health()
+        finally:
+            await replica._serve_asgi_lifespan.shutdown()
+
+    with configured_logs():
+        asyncio.run(run())
+
+
+def test_a_replica_without_a_model_says_why() -> None:
+    """As an exception: Ray takes a SystemExit for an orderly end."""
+    with configured_logs(), pytest.raises(RuntimeError, match="no model file"):
+        asyncio.run(replica_of({"model": "missing.onnx"}).__init__())
+
+
+@contextmanager
+def configured_logs() -> Iterator[None]:
+    """What replicas set up in their processes is taken back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = handlers, level
 
 
 # --- Ray Data
@@ -217,7 +273,8 @@ def test_batch_is_killed_and_goes_on_to_what_segdepth_predict_writes(tiny_model:
 
     output = tmp_path / "output"
     command = ["batch", str(source), str(target), *options, "--replicas", "2"]
-    process = driver(*command, output=output, start_new_session=True)
+    # Batches of two, so that most pictures are not under way yet when it is killed.
+    process = driver(*command, output=output, SEGDEPTH_MAX_BATCH="1")
     until = time.monotonic() + START_S
     while len(list(target.rglob("*.depth.png"))) < 4:
         assert process.poll() is None and time.monotonic() < until, output.read_text()
@@ -229,7 +286,7 @@ def test_batch_is_killed_and_goes_on_to_what_segdepth_predict_writes(tiny_model:
     while written != (now := {str(path): path.stat().st_mtime_ns for path in target.rglob("*.depth.png")}) or not now:
         written = now
         time.sleep(3)
-    assert set(files(target).items()) <= set(files(expected).items())
+    assert set(files(target).items()) < set(files(expected).items())
 
     process = driver(*command, output=output)
     assert process.wait(START_S) == 1, output.read_text()
@@ -239,9 +296,30 @@ def test_batch_is_killed_and_goes_on_to_what_segdepth_predict_writes(tiny_model:
     assert not list(target.rglob("*.part"))
 
 
-def test_what_is_missing(tmp_path: Path) -> None:
-    from deploy.ray_batch import Folder, missing
+def test_predict_in_this_process(tiny_model: Path, tmp_path: Path) -> None:
+    """What an actor of Ray Data does with a batch."""
+    source, target, expected = photos(tmp_path / "photos", 5), tmp_path / "ours", tmp_path / "expected"
+    options = ["--out", str(expected), "--output", "mask", "--model", str(tiny_model)]
+    settings = Settings(model=tiny_model, log_level="error")
+    with configured_logs():
+        with pytest.raises(SystemExit):  # for the broken one
+            cli.main(["predict", str(source), *options])
+        predict = Predict(settings, str(source), target.as_uri(), "mask", Options())
+        names = ["1.JPG", "kitchen/0.b.png", "kitchen/2.b.png", "3.JPG", "kitchen/4.b.png", "broken.jpg", "gone.jpg"]
+        answered = predict({"name": np.array(names)})
+    assert answered["name"] == names
+    assert answered["problem"][:5] == [""] * 5
+    assert all(answered["problem"][5:])
+    assert files(target) == files(expected)
+    assert len(files(target)) == 5
 
+
+def test_an_actor_without_a_model_says_why(tmp_path: Path) -> None:
+    with configured_logs(), pytest.raises(RuntimeError, match="no model file"):
+        Predict(Settings(model=tmp_path / "missing.onnx"), str(tmp_path), str(tmp_path), "mask", Options())
+
+
+def test_what_is_missing(tmp_path: Path) -> None:
     source, target = Folder(str(photos(tmp_path / "photos", 3))), Folder((tmp_path / "masks").as_uri())
     assert missing(source, target, "mask") == ["1.JPG", "broken.jpg", "kitchen/0.b.png", "kitchen/2.b.png"]
     target.write("kitchen/0.b.mask.png", b"a")
@@ -256,8 +334,6 @@ def test_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_nothing_is_started_without_sense(tmp_path: Path) -> None:
-    from deploy.ray_batch import Folder, main, missing
-
     (tmp_path / "photos").mkdir()
     with pytest.raises(StartupError, match="there are no pictures"):
         missing(Folder(str(tmp_path / "photos")), Folder(str(tmp_path / "masks")), "mask")
