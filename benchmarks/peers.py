@@ -29,6 +29,8 @@ class Peer:
     ready: str = "/health"
     path: str = "/predict"
     upload: str = FORM
+    extras: str = ""
+    """Of the package."""
 
 
 PEERS = {
@@ -44,6 +46,7 @@ PEERS = {
         path="/inference",
         upload=RAW,
     ),
+    "ray": Peer("-m benchmarks.peer_apps.ray_app PORT", extras="[serve]"),
 }
 """By the name of the package."""
 
@@ -78,7 +81,7 @@ def main() -> None:
     versions = {}
     for name in args.only:
         peer = PEERS[name]
-        python = environment(name, [name])
+        python = environment(name, [name + peer.extras])
         versions[name] = version_of(python, name)
         for codecs in ("pillow", "ours"):
             variables = {
