@@ -564,7 +564,7 @@ def test_a_restart_in_between(tiny_model: Path) -> None:
         except ClientError as error:
             answers.append(error)
 
-    with Client(f"http://127.0.0.1:{port}", retries=30) as client:
+    with Client(f"http://127.0.0.1:{port}", timeout_s=120.0, retries=100) as client:
         with start("--model", str(tiny_model), "--port", port) as server:
             server.wait_ready()
             assert client.predict(PICTURE).labels.shape == (48, 64)
@@ -575,5 +575,5 @@ def test_a_restart_in_between(tiny_model: Path) -> None:
         assert waiting.is_alive()
         # Not waited for: the client is refused while the model is being loaded.
         with start("--model", str(tiny_model), "--port", port):
-            waiting.join(40)
+            waiting.join(120)
             assert [type(answer) for answer in answers] == [Prediction], answers
