@@ -579,7 +579,8 @@ def choose_kernels(device: torch.device, deterministic: bool) -> None:
     Of an operation that has no deterministic kernel, PyTorch warns, with its name.
     """
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # Even saying no takes a slow import.
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
     if deterministic:
         # What cuBLAS wants to be told before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
