@@ -47,7 +47,11 @@ from service.client import (
     UnsupportedImage,
 )
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), re.DOTALL)
+EXAMPLES = [
+    code
+    for document in ("README.md", "docs/client.md")
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+]
 PICTURE = encode(quadrants())
 RED = encode(np.full((20, 30, 3), (255, 0, 0), np.uint8))
 
@@ -550,7 +554,7 @@ def test_examples_run_while_the_server_refuses_and_breaks_off(
 
 
 def test_both_examples_are_there() -> None:
-    assert ["AsyncClient" in code for code in EXAMPLES] == [False, True]
+    assert ["AsyncClient" in code for code in EXAMPLES] == [False, False, True]
 
 
 def test_a_restart_in_between(tiny_model: Path) -> None:
