@@ -226,8 +226,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # The cluster of RAY_ADDRESS or of this machine; where there is none, one of this process.
     ray.init(ignore_reinit_error=True)
     problems = run(arguments.source, arguments.target, arguments.output, options, settings, arguments.replicas)
-    for name, problem in problems.items():
-        print(f"{name}: {problem}", file=sys.stderr)
+    for name, reason in problems.items():
+        print(f"{name}: {reason}", file=sys.stderr)
     sys.exit(1 if problems else 0)
 
 

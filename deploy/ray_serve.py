@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from ray import serve
@@ -86,8 +85,7 @@ def ready_when_started(app: FastAPI) -> FastAPI:
 
     @asynccontextmanager
     async def warm(app: FastAPI) -> AsyncIterator[None]:
-        started: AbstractAsyncContextManager[None] = lifespan(app)
-        async with started:
+        async with lifespan(app):
             while not app.state.models.current.batcher.ready:
                 await asyncio.sleep(POLL_S)
             yield

@@ -515,7 +515,7 @@ def train(args: argparse.Namespace) -> int:
             whole = weighted_by_task(named, fixed)
             value = whole.sum().item()
             if not math.isfinite(value):
-                names = ", ".join(parallel.gather_names(batch["name"]))
+                names = ", ".join(parallel.gather_names(list(batch["name"])))
                 raise TrainingError(f"the loss of step {step} is {value}; pictures: {names}")
             scaler.unscale_(optimizer)
             if args.clip:
@@ -592,7 +592,7 @@ def ahead(batches: Iterable[Sample], device: torch.device) -> Iterator[tuple[Sam
         for batch in batches:
             yield batch, on_device(batch, device)
         return
-    copies = torch.cuda.Stream(device)
+    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     former: tuple[Sample, dict[str, Tensor]] | None = None
     for batch in batches:
         with torch.cuda.stream(copies):
