@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
 from service.app import create_app
@@ -54,7 +56,7 @@ def build(arguments: dict[str, str]) -> Application:
     if unknown := chosen.keys() - Settings.model_fields.keys():
         raise StartupError(f"unknown setting {min(unknown)}")
     settings = Settings.load(**chosen)
-    gpus = sum(device.startswith("cuda") for device in settings.devices)
+    gpus = sum(device.startswith(("cuda", "tensorrt")) for device in settings.devices)
     # Ray counts the cores that it hands out; more threads than that would be taken from the replica beside it.
     cores = settings.threads or 1
     settings = settings.model_copy(update={"threads": cores})
@@ -62,10 +64,12 @@ def build(arguments: dict[str, str]) -> Application:
     def app() -> FastAPI:
         logs.configure(settings.log_format, settings.log_level)
         try:
-            return ready_when_started(create_app(settings))
+            made = ready_when_started(create_app(settings))
         except StartupError as error:
             # As the SystemExit that it is, Ray would take it for a replica's orderly end.
             raise RuntimeError(error.reason) from None
+        made.add_middleware(WithoutRequestId)
+        return made
 
     deployment = serve.deployment(
         serve.ingress(app)(Replica),
@@ -93,3 +97,19 @@ def ready_when_started(app: FastAPI) -> FastAPI:
 
     app.router.lifespan_context = warm
     return app
+
+
+class WithoutRequestId:
+    """Leaves X-Request-ID out of answers: Ray's proxy gives each request the name that the service then takes, and
+    adds the header to the answer itself. Twice would be once too often."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def forward(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                del MutableHeaders(scope=message)["X-Request-ID"]
+            await send(message)
+
+        await self._app(scope, receive, forward)
