@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.common import environment, machine, publish
 from benchmarks.contest import FORM, RAW, Entry, add_load_options, load_of, measure, summary
+from service.cores import usable_cores
 from service.settings import BUNDLED_MODEL
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     add = parser.add_argument
     add("--model", type=Path, default=BUNDLED_MODEL)
     add("--free", action="store_true", help="a network that costs nothing in the peers; the service is left out")
-    add("--threads", type=int, default=1, help="of the network (default: 1)")
+    add("--threads", type=int, default=1, help="of each network (default: 1)")
     add("--max-batch", type=int, default=8)
     add("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="these peers")
     add_load_options(parser)
@@ -72,12 +73,16 @@ def main() -> None:
     entries = []
     if not args.free:
         command = [sys.executable, "-m", "service.cli", "serve", "--port", "PORT", "--model", model]
-        variables = {
-            "SEGDEPTH_THREADS": str(args.threads),
-            "SEGDEPTH_MAX_BATCH": str(args.max_batch),
-            "SEGDEPTH_LOG_LEVEL": "warning",
-        }
-        entries.append(Entry("segdepth", command, variables, "/health/ready"))
+        # As many engines as the cores hold: servers that run a request per thread also run so many networks at once.
+        engines = max(1, usable_cores() // args.threads)
+        for label, device in (("segdepth", ["cpu"] * engines), ("segdepth, one engine", ["cpu"])):
+            variables = {
+                "SEGDEPTH_DEVICE": ",".join(device),
+                "SEGDEPTH_THREADS": str(args.threads),
+                "SEGDEPTH_MAX_BATCH": str(args.max_batch),
+                "SEGDEPTH_LOG_LEVEL": "warning",
+            }
+            entries.append(Entry(label, command, variables, "/health/ready"))
     versions = {}
     for name in args.only:
         peer = PEERS[name]

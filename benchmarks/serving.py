@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, server, table
 from benchmarks.load import Load, Measured, Request, Sending, run
+from service.cores import usable_cores
 from service.engine import load_engine
 from service.settings import BUNDLED_MODEL
 
@@ -182,7 +183,8 @@ def markdown(results: dict[str, Any]) -> str:
     engine = ", ".join(f"{rate:.3g}/s at batch {batch}" for batch, rate in results["engine_per_s"].items())
     threads = results["threads"] or "all"
     parts = [
-        f"Engine alone: {engine}. Model {results['model']}, {results['device']}, threads: {threads}.",
+        f"Engine alone: {engine}. Model {results['model']}, {results['device']}, threads: {threads}. "
+        f"Engines of the service: {results['engines']}.",
         table(["connections", "pictures/s", "of the engine's", "p50 ms", "p99 ms", "failed"], closed),
         table(["output, 8 connections", "pictures/s", "p50 ms", "kB", "failed"], by_output) if by_output else "",
         table(["arrivals, of capacity", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed"], opened),
@@ -197,6 +199,7 @@ def main() -> None:
     add("--model", type=Path, default=BUNDLED_MODEL)
     add("--device", default="cpu", help="as SEGDEPTH_DEVICE has it (default: cpu)")
     add("--threads", type=int, default=0, help="of the engine, alone and in the service (default: all cores)")
+    add("--engines", type=int, default=1, help="of the service, which share its threads: more pictures, later each")
     add("--max-batch", type=int, default=8)
     add("--picture", type=Path, nargs="+", help="JPEGs to send (default: made ones of 640x480)")
     add("--seconds", type=float, default=20.0, help="of every measurement (default: 20)")
@@ -217,8 +220,8 @@ def main() -> None:
         port = free_port()
         command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--model", str(args.model)]
         variables = {
-            "SEGDEPTH_DEVICE": args.device,
-            "SEGDEPTH_THREADS": str(args.threads),
+            "SEGDEPTH_DEVICE": ",".join([args.device] * args.engines),
+            "SEGDEPTH_THREADS": str(max(1, (args.threads or usable_cores()) // args.engines)),
             "SEGDEPTH_MAX_BATCH": str(args.max_batch),
             "SEGDEPTH_LOG_LEVEL": "warning",
         }
@@ -231,6 +234,7 @@ def main() -> None:
             "model": args.model.name,
             "device": args.device,
             "threads": args.threads,
+            "engines": args.engines,
             "max_batch": args.max_batch,
             "seconds": seconds,
             "pictures": [[file.name, file.stat().st_size] for file in files],

@@ -142,7 +142,7 @@ def test_service_is_measured(server: Server, tmp_path: Path) -> None:
     assert service["live_during_overload"]["statuses"].get("200", 0) > 0
     assert service["recovery_s"] is not None
     text = serving.markdown(
-        {"engine_per_s": {"1": 100.0}, "service": service, "model": "m", "device": "cpu", "threads": 0}
+        {"engine_per_s": {"1": 100.0}, "service": service, "model": "m", "device": "cpu", "threads": 0, "engines": 1}
     )
     assert "five times the capacity" in text and "| 2 |" in text
 

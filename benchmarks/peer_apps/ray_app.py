@@ -3,8 +3,8 @@
 python -m benchmarks.peer_apps.ray_app 8000
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: Ray sends this module's class to its replicas by value, where FastAPI
+# cannot look annotations up that are only text.
 import signal
 import sys
 from typing import Any
