@@ -165,13 +165,14 @@ def test_soak_counts_what_stays_and_what_is_lost(tiny_model: Path, tmp_path: Pat
     with start("--model", str(tiny_model)) as server:
         server.wait_ready()
         pid = server.process.pid
+        time.sleep(1)  # The connections that asked for readiness are closed by then.
         before = soak.held(pid)
         assert before.peak_mb >= before.rss_mb > 20 and before.descriptors > 3
         with socket.create_connection(("127.0.0.1", server.port)):
             wait_for(lambda: soak.held(pid).descriptors > before.descriptors)
         soak.killed_uploads(server.port, picture.read_bytes(), 3)
         soak.dropped(server.port, 20)
-        wait_for(lambda: soak.held(pid).descriptors == before.descriptors)
+        wait_for(lambda: soak.held(pid).descriptors <= before.descriptors)
         reloads = soak.reloads(server.port, pid, requests, 2, 1.5)
         assert reloads["reloads"] >= 1 and set(reloads["statuses"]) == {"200"}
         found = asyncio.run(soak.end_under_load(server.port, pid, picture.read_bytes(), 0.5))
