@@ -38,7 +38,7 @@ AFTER = {"docs/export.md": ["docs/your-own-data.md"]}
 """Documents that go on from what others have made."""
 
 FILES = {
-    **{"room.jpg": "kitchen", "a.jpg": "bathroom", "b.jpg": "office"},
+    **{"room.jpg": "kitchen", "a.jpg": "bathroom", "b.jpg": "office", "b.png": "office"},
     **{"photos/kitchen.jpg": "kitchen", "photos/office.jpg": "office"},
 }
 """What a reader has: photos. Besides them, `mine` is a data set of twenty pictures."""
@@ -81,6 +81,8 @@ NOT_RUN = [
     ("docs/deploy.md", r"^cp new\.onnx", "replaces a model in a container; tests/compose_trial.py"),
     ("docs/deploy.md", r"^pipx run", "asks services on the internet"),
     ("docs/kubernetes.md", r"^(docker|kubectl) ", "wants a cluster"),
+    ("docs/predict.md", r"clip\.mp4", "wants a video; tests/test_bulk.py makes one"),
+    ("docs/predict.md", r"http://gpu:8000", "wants another machine; tests/test_bulk.py has a server"),
     ("docs/ray.md", r"^serve run ", "starts a cluster"),
 ]
 """Document, pattern and reason: not run at all. Shell is only checked for its syntax."""
@@ -88,7 +90,7 @@ NOT_RUN = [
 FAILS = [r"^echo 'no picture'"]
 """What shows an error."""
 
-DATA = {"text", "json", "toml", "yaml"}
+DATA = {"text", "json", "toml", "yaml", "dockerfile"}
 """Fences that are no commands."""
 
 
@@ -349,7 +351,11 @@ def test_make_targets_and_extras_exist() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_serve_serves_the_model_that_it_is_given() -> None:
     done = subprocess.run(
-        ["make", "-n", "serve", "MODEL=mine.onnx", "PORT=9"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", "serve", "MODEL=mine.onnx", "PORT=9"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1].split()[1:] == shlex.split(
         "serve --host 127.0.0.1 --port 9 --model mine.onnx --device cpu"
