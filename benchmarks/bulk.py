@@ -29,7 +29,8 @@ from PIL import Image
 
 from benchmarks.common import ROOT, jpeg, machine, publish, table
 from benchmarks.serving import engine_alone
-from service.bulk import SUFFIXES
+from service.bulk import suffix_of
+from service.outputs import Output
 from service.settings import BUNDLED_MODEL
 
 SAMPLE_S = 0.5
@@ -54,7 +55,7 @@ def rss_mb(pid: int) -> float | None:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measure(model: Path, device: str, output: str, pictures: Path, count: int, out: Path) -> dict[str, Any]:
+def measure(model: Path, device: str, output: Output, pictures: Path, count: int, out: Path) -> dict[str, Any]:
     """Run the command once.
 
     Raises:
@@ -63,7 +64,7 @@ def measure(model: Path, device: str, output: str, pictures: Path, count: int, o
     variables = {name: value for name, value in os.environ.items() if not name.startswith("SEGDEPTH_")}
     command = [sys.executable, "-m", "service.cli", "predict", str(pictures), "--out", str(out), "--output", output]
     command += ["--model", str(model), "--device", device]
-    suffix = SUFFIXES.get(output, f".{output}.png")
+    suffix = suffix_of(output)
 
     def answers() -> list[str]:
         return [name for name in os.listdir(out) if name.endswith(suffix)] if out.exists() else []

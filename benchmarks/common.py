@@ -105,6 +105,11 @@ def get(url: str, timeout: float = 10.0) -> tuple[int, bytes]:
         return 0, b""
 
 
+def serve_command(port: int | str, model: Path | str) -> list[str]:
+    """What starts the service."""
+    return [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--model", str(model)]
+
+
 @contextmanager
 def server(command: Sequence[str], port: int, ready: str, wait_s: float = 120.0, **variables: str) -> Iterator[int]:
     """Run a server until the end of the block; its process id is given once GET `ready` says 200.

@@ -46,7 +46,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import train_speed
-from benchmarks.common import ROOT, free_port, jpeg, machine, ms, picture, publish, server, table
+from benchmarks.common import ROOT, free_port, jpeg, machine, ms, picture, publish, serve_command, server, table
 from benchmarks.load import Load, Request, run
 from deploy.export import METADATA_KEY, Deployable, ready_to_trace, to_onnx
 from model.base import TASKS, Network
@@ -454,7 +454,7 @@ def service(bench: Bench, found: dict[str, Any]) -> None:
             file.write_bytes(jpeg(picture(model.size[1], model.size[0], seed)))
             requests.append(Request("/predict?pictures=false", str(file)))
         port = free_port()
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--model", str(path)]
+        command = serve_command(port, path)
         variables = {"SEGDEPTH_DEVICE": plan.device, "SEGDEPTH_LOG_LEVEL": "warning", "SEGDEPTH_QUEUE_SIZE": "128"}
         rows = found.setdefault(name, {})
         with server(command, port, "/health/ready", **variables):

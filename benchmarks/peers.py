@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import environment, machine, publish
+from benchmarks.common import environment, machine, publish, serve_command
 from benchmarks.contest import FORM, RAW, Entry, add_load_options, load_of, measure, summary
 from service.cores import usable_cores
 from service.settings import BUNDLED_MODEL
@@ -72,7 +71,7 @@ def main() -> None:
     model = "free" if args.free else str(args.model.resolve())
     entries = []
     if not args.free:
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "PORT", "--model", model]
+        command = serve_command("PORT", model)
         # As many engines as the cores hold: servers that run a request per thread also run so many networks at once.
         engines = max(1, usable_cores() // args.threads)
         for label, device in (("segdepth", ["cpu"] * engines), ("segdepth, one engine", ["cpu"])):

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, server, table
+from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, serve_command, server, table
 from benchmarks.load import Load, Measured, Request, Sending, run
 from service.cores import usable_cores
 from service.engine import load_engine
@@ -218,7 +218,7 @@ def main() -> None:
         on = machine()
         before = engine_alone(args.model, args.device, args.threads, args.max_batch, seconds / 2)
         port = free_port()
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--model", str(args.model)]
+        command = serve_command(port, args.model)
         variables = {
             "SEGDEPTH_DEVICE": ",".join([args.device] * args.engines),
             "SEGDEPTH_THREADS": str(max(1, (args.threads or usable_cores()) // args.engines)),

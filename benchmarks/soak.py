@@ -28,7 +28,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.common import free_port, get, jpeg, machine, picture, publish, server, table
+from benchmarks.common import free_port, get, jpeg, machine, picture, publish, serve_command, server, table
 from benchmarks.load import Load, Request, Sending, run
 from service.settings import BUNDLED_MODEL
 
@@ -185,8 +185,7 @@ def main() -> None:
         (Path(folder) / "large.jpg").write_bytes(jpeg(picture(1920, 1080, 1), 95))
 
         def start(port: int) -> Any:
-            command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--model", str(args.model)]
-            return server(command, port, "/health/ready", SEGDEPTH_LOG_LEVEL="warning")
+            return server(serve_command(port, args.model), port, "/health/ready", SEGDEPTH_LOG_LEVEL="warning")
 
         port = free_port()
         with start(port) as pid:

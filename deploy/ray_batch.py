@@ -24,7 +24,7 @@ from pyarrow import fs
 
 from service import logs
 from service.app import onnx_source
-from service.bulk import SUFFIXES
+from service.bulk import suffix_of
 from service.bulk_inputs import PICTURES
 from service.errors import EnginesLost, InvalidRequest, Problem, StartupError
 from service.metrics import Metrics
@@ -86,7 +86,7 @@ class Folder:
 
 def answer_name(picture: str, output: Output) -> str:
     """Such as `kitchen/1.mask.png` for `kitchen/1.jpg`."""
-    return str(PurePosixPath(picture).with_suffix("")) + SUFFIXES.get(output, f".{output}.png")
+    return str(PurePosixPath(picture).with_suffix("")) + suffix_of(output)
 
 
 class Predict:
@@ -185,7 +185,6 @@ def run(
     settings = settings.model_copy(
         update={"threads": cores, "queue_size": IN_FLIGHT * batch, "queue_bytes": sys.maxsize}
     )
-    gpus = sum(device.startswith("cuda") for device in settings.devices)
     answered = ray.data.from_items([{"name": name} for name in todo], override_num_blocks=-(-len(todo) // batch))
     answered = answered.map_batches(
         Predict,
@@ -193,7 +192,7 @@ def run(
         batch_size=batch,
         compute=ray.data.ActorPoolStrategy(size=replicas),
         num_cpus=cores,
-        num_gpus=gpus,
+        num_gpus=len(settings.gpus),
         max_concurrency=IN_FLIGHT,
     )
     problems = {}

@@ -94,7 +94,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
     """The file `settings.model`, with an engine for each device."""
     card = read_card(settings.model)
-    on_cores = sum(not device.startswith(("cuda", "tensorrt")) for device in settings.devices)
+    on_cores = len(settings.devices) - len(settings.gpus)
     threads = settings.threads or max(1, usable_cores() // max(1, on_cores))
 
     def load(device: str) -> Engine:

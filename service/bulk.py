@@ -118,7 +118,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError(problem.detail) from None
 
     settings = None if remote else _settings(arguments)
-    suffix = SUFFIXES.get(arguments.output, f".{arguments.output}.png")
+    suffix = suffix_of(arguments.output)
     max_bytes = Settings.model_fields["max_bytes"].default if settings is None else settings.max_bytes
     inputs = Inputs(arguments.paths, arguments.out, suffix, arguments.every, max_bytes)
     total = inputs.check()
@@ -180,6 +180,11 @@ def for_many(settings: Settings, cores: int) -> Settings:
     if "max_batch" not in settings.model_fields_set:
         update["max_batch"] = 1
     return settings.model_copy(update=update)
+
+
+def suffix_of(output: Output) -> str:
+    """What the names of these answers end in."""
+    return SUFFIXES.get(output, f".{output}.png")
 
 
 # --- who answers ------------------------------------------------------------------------------------------------

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
         """One entry per engine."""
         return self.device.split(",")
 
+    @property
+    def gpus(self) -> list[str]:
+        """Those of `devices` that are GPUs; the others share the cores."""
+        return [device for device in self.devices if device.startswith(("cuda", "tensorrt"))]
+
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> Settings:
         if self.timeout_s > self.max_timeout_s:

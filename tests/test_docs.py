@@ -16,7 +16,6 @@ import runpy
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 from service_process import ROOT, Server, environment, start
 
+from benchmarks.common import free_port
 from service import errors
 from service.errors import Problem
 from training.boxes import write_dataset
@@ -205,13 +205,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     with start() as server:
         server.wait_ready()
         yield Workplace(folder, server, set())
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
 
 
 def run_shell(fence: Fence, name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

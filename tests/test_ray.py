@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,8 +27,8 @@ from service_client import check_problem, encode, quadrants
 from service_onnx import card
 from service_process import ROOT, environment
 
-# The API tests of the plain service; here `server` is the one below. Not the one of a body that is announced too large:
-# Ray's proxy asks for any body, and the 413 comes after it.
+# The API tests of the plain service; here `server` is the one below. That of a body announced too large has
+# a variant of its own, `test_huge_content_length_is_refused`.
 from test_service_server import (  # noqa: F401
     test_a_client_that_goes_in_the_middle_of_its_upload,
     test_bad_bodies,
@@ -122,6 +123,21 @@ def test_all_routes_are_the_services(server: Served) -> None:
     assert "segdepth_ready 1.0" in httpx.get(f"{server.url}/metrics").text
     assert "/predict/batch" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert httpx.get(server.url).headers["content-type"].startswith("text/html")
+
+
+def test_huge_content_length_is_refused(server: Served) -> None:
+    """At once, too; but Ray's proxy asks for a body by itself where the client waits for that."""
+    for extra, asked in (("", b""), ("Expect: 100-continue\r\n", b"HTTP/1.1 100 Continue\r\n\r\n")):
+        wanted = asked + b"HTTP/1.1 413 "
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+            request = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n{extra}\r\n"
+            since = time.perf_counter()
+            client.sendall(request.encode() + b"ab")
+            got = b""
+            while len(got) < len(wanted) and (more := client.recv(100)):
+                got += more
+            assert got.startswith(wanted)
+            assert time.perf_counter() - since < 2
 
 
 def test_the_answer_has_the_services_headers(server: Served) -> None:
