@@ -16,17 +16,39 @@ Rng = np.random.Generator
 
 GLANCE = (32, 24)
 """Rays of a candidate view."""
+CLOSE_UPS = 0.15
+"""Share of rooms that are looked at from near."""
 CANDIDATES = 16
 ROUNDS = 5
-NEAREST, MEDIAN = 0.55, 1.3
-"""Least depth of the 5th percentile and of the median, metres."""
 CLEARANCE = 0.3
 """Least distance of anything from the camera, metres; inside furniture something is always nearer."""
-LARGEST_CLASS, LARGEST_OBJECT = 0.5, 0.45
-LEAST_FURNITURE, LEAST_OBJECTS = 0.15, 3
 LARGEST_MIRROR, LARGEST_VOID = 0.15, 0.01
 DARKEST = 0.01
 """Least median luminance of a view, in the unit of `Light.radiance`: darker ones are noise after metering."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a view must show.
+
+    Attributes:
+        nearest, median: Least depth of the 5th percentile and of the median, metres.
+        largest_class, largest_object: Highest share of the picture.
+        furniture: Least share of the picture. objects: Least number of pieces of furniture.
+    """
+
+    nearest: float
+    median: float
+    largest_class: float
+    largest_object: float
+    furniture: float
+    objects: int
+
+
+ACROSS = Limits(nearest=0.55, median=1.3, largest_class=0.5, largest_object=0.45, furniture=0.15, objects=3)
+"""Views across a room."""
+CLOSE = Limits(nearest=0.4, median=0.8, largest_class=0.65, largest_object=0.65, furniture=0.15, objects=2)
+"""Close-ups: a counter, a desk, a plant in the way."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +154,12 @@ def inside(points: Floats, outline: Floats) -> NDArray[np.bool_]:
     return within
 
 
-def candidate(rng: Rng, room: Room, targets: Floats, size: tuple[int, int]) -> Camera:
+def candidate(rng: Rng, room: Room, targets: Floats, size: tuple[int, int], close: bool = False) -> Camera:
     """A camera at a free place, mostly near a wall, mostly turned to furniture on the other side of the room.
 
     Args:
         targets: [T, 3], middles of the furniture.
+        close: Turned to what is near instead.
     """
     free = np.asarray(room.free, np.float64)
     outline = np.asarray(room.outline, np.float64)
@@ -150,7 +173,8 @@ def candidate(rng: Rng, room: Room, targets: Floats, size: tuple[int, int]) -> C
     if len(targets) and rng.random() < 0.85:
         way = targets[:, :2] - place
         distance = np.linalg.norm(way, axis=1)
-        chance = np.clip(distance - 0.8, 0, 4) ** 1.5 + 1e-3
+        chance = np.exp(-(((distance - 1.3) / 0.5) ** 2)) if close else np.clip(distance - 0.8, 0, 4) ** 1.5
+        chance += 1e-3
         aim = way[rng.choice(len(way), p=chance / chance.sum())]
         yaw = math.atan2(aim[1], aim[0]) + math.radians(rng.normal(0, 14))
     axes = look(yaw, math.radians(_pitch(rng, height)), math.radians(float(rng.normal(0, 2))))
@@ -182,23 +206,23 @@ class View:
     furniture: NDArray[np.bool_]
 
 
-def refusal(view: View) -> str | None:
+def refusal(view: View, limits: Limits = ACROSS) -> str | None:
     """Why the view is not worth a picture, in a word; None if it is."""
     hit = np.isfinite(view.depth)
     n = len(hit)
     if (~hit).sum() > LARGEST_VOID * n:
         return "void"
-    if np.percentile(view.depth, 5) < NEAREST:
+    if np.percentile(view.depth, 5) < limits.nearest:
         return "near"
-    if np.median(view.depth) < MEDIAN:
+    if np.median(view.depth) < limits.median:
         return "close"
     shares = np.bincount(view.label[hit], minlength=256) / n
-    if shares.max() > LARGEST_CLASS or shares[CLASS_ID["mirror"]] > LARGEST_MIRROR:
+    if shares.max() > limits.largest_class or shares[CLASS_ID["mirror"]] > LARGEST_MIRROR:
         return "one class"
     things = np.bincount(view.owner[hit & view.furniture], minlength=1)
-    if things.sum() < LEAST_FURNITURE * n or (things > 0.004 * n).sum() < LEAST_OBJECTS:
+    if things.sum() < limits.furniture * n or (things > 0.004 * n).sum() < limits.objects:
         return "empty"
-    if things.max() > LARGEST_OBJECT * n:
+    if things.max() > limits.largest_object * n:
         return "one object"
     return None
 
@@ -257,18 +281,20 @@ def views(
     targets = np.asarray(scene.centres, np.float64)
     if not len(room.free):
         return []
+    close = rng.random() < CLOSE_UPS
     for _ in range(ROUNDS):
-        cameras = [candidate(rng, room, targets, size) for _ in range(CANDIDATES)]
+        cameras = [candidate(rng, room, targets, size, close) for _ in range(CANDIDATES)]
         standing = _free_standing(scene, cameras)
         accepted: list[tuple[Camera, float]] = []
         for camera, stands, view in zip(cameras, standing, _glances(scene, cameras), strict=True):
-            reason = "inside" if not stands else refusal(view)
+            reason = "inside" if not stands else refusal(view, CLOSE if close else ACROSS)
             if reason:
                 counted[reason] = counted.get(reason, 0) + 1
             else:
                 # Many objects and classes, and a look across the room, are worth more.
                 worth = len(np.unique(view.owner[view.furniture])) + 2 * len(np.unique(view.label))
-                accepted.append((camera, worth * float(np.clip(np.median(view.depth), 1, 5)) ** 1.5))
+                far = 1.0 if close else float(np.clip(np.median(view.depth), 1, 5)) ** 1.5
+                accepted.append((camera, worth * far))
         while accepted and len(chosen) < count:
             worths = np.array([worth for _, worth in accepted]) ** 2
             camera, _ = accepted.pop(int(rng.choice(len(accepted), p=worths / worths.sum())))

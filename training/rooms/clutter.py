@@ -15,6 +15,7 @@ from training.rooms import small_shapes as small
 from training.rooms import soft_shapes as soft
 from training.rooms.builder import SMALL_FACES, Builder
 from training.rooms.layout import Placed
+from training.rooms.plant_shapes import plant
 from training.rooms.shapes import Piece, Top, shifted, tilted
 
 MAX_PROPS = 9
@@ -84,7 +85,7 @@ ITEMS: dict[str, Item] = {
     "plate": _prop(("clutter.plate", "clutter.bowl", "clutter.fruit"), small.plate, 0.7),
     "food": _prop("clutter.food", small.plate, 0.4),
     "vase": _prop("clutter.vase", small.vase),
-    "plant": _prop("plant.small", small.plant),
+    "plant": _prop("plant.small", plant),
     "toy": _prop("clutter.toy", small.toy),
     "office thing": _prop(("clutter.office", "otherprop.printer", "clutter.letter_tray"), small.cup, 0.3),
     "kitchen machine": _prop(

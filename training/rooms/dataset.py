@@ -29,7 +29,7 @@ from model.classes import IGNORE, NYU40
 from training.folder import Split, atomic, clear_temporary, files_of, in_processes, split_of, write_json
 from training.rooms.catalogue import LIBRARIES, LICENSES, Catalogue
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a change makes other pictures, so that no folder is continued with other rooms than it began with."""
 NAME = "rooms"
 ATTEMPTS = 30

@@ -11,12 +11,15 @@ from training.rooms import case_shapes as cases
 from training.rooms import device_shapes as devices
 from training.rooms import small_shapes as small
 from training.rooms import soft_shapes as soft
+from training.rooms import textures
 from training.rooms import wall_shapes as walls
 from training.rooms.builder import Builder, Lamp
 from training.rooms.clutter import draw, prop
 from training.rooms.layout import Placed, Wall, corners
+from training.rooms.palette import CLOTH
+from training.rooms.plant_shapes import plant
 from training.rooms.scene import Part
-from training.rooms.shapes import Material, Piece, box, quad, shifted
+from training.rooms.shapes import Material, Piece, box, quad, shifted, textured
 
 # ---------------------------------------------------------------------------------------------------------------- walls
 
@@ -240,13 +243,31 @@ def dress_walls(
 # ----------------------------------------------------------------------------------------------------------- the floor
 
 
+def plants(b: Builder, mean: float) -> None:
+    """Plants, some as tall as a person, some in twos.
+
+    Args:
+        mean: Expected number for a room of 16 m².
+    """
+    for _ in range(int(b.rng.poisson(mean * min(2.0, math.sqrt(b.plan.area / 16))))):
+        grown = b.stand(
+            b.take(
+                "plant.large",
+                lambda rng, palette: plant(rng, palette, rng.uniform(0.6, 2.0)),
+                0.3,
+                fits=lambda m: m.size[2] < 2.2,
+            )
+        )
+        if grown is not None and b.chance(0.35):
+            b.beside(grown, plant(b.rng, b.palette, b.uniform(0.6, 1.8)), -1 if b.chance(0.5) else 1)
+
+
 def litter(
     b: Builder,
     boxes: float = 0.5,
     bags: float = 0.5,
     clothes: float = 0.3,
     toys: float = 0.2,
-    plants: float = 0.4,
     bins: float = 0.5,
     paper: float = 0.1,
 ) -> None:
@@ -275,15 +296,6 @@ def litter(
     for _ in number(toys):
         for _ in range(b.count(1, 4)):
             b.stand(prop(b, ("clutter.toy", "clutter.ball", "clutter.toy_large"), small.toy, 0.6), near_walls=False)
-    for _ in number(plants):
-        b.stand(
-            b.take(
-                "plant.large",
-                lambda rng, palette: small.plant(rng, palette, rng.uniform(0.6, 1.7)),
-                0.5,
-                fits=lambda m: m.size[2] < 2.2,
-            )
-        )
     for _ in number(bins):
         b.stand(b.take("trash_bin", small.bin_, 0.7))
     for _ in number(paper):
@@ -309,8 +321,12 @@ def litter(
         b.stand(b.model(("person.cat", "person.dog")), near_walls=False)
 
 
-def rug(b: Builder, x: float, y: float, yaw: float, w: float, d: float) -> None:
-    """A rug on the floor (class floor mat), wherever there is room for most of it; furniture may stand on it."""
+def rug(b: Builder, x: float, y: float, yaw: float, w: float, d: float, material: Material | None = None) -> None:
+    """A rug on the floor (class floor mat), wherever there is room for most of it; furniture may stand on it.
+
+    Args:
+        material: A carpet cut from the roll; a woven rug, whose picture fills it, if None.
+    """
     plan = b.plan
     for _ in range(5):
         if plan.inside(corners(x, y, w, d, yaw), 0.02):
@@ -319,12 +335,26 @@ def rug(b: Builder, x: float, y: float, yaw: float, w: float, d: float) -> None:
     else:
         return
     h = 0.008
-    material = b.palette.rug()
     parts: list[Part] = [box((-w / 2, -d / 2, 0.001), (w / 2, d / 2, h), "floor mat", b.palette.black)]
     e = 0.002
     face = np.array([[-w / 2, -d / 2, h + e], [w / 2, -d / 2, h + e], [w / 2, d / 2, h + e], [-w / 2, d / 2, h + e]])
-    parts.append(quad(face if w >= d else np.roll(face, 1, axis=0), "floor mat", material, whole=True))
+    face = face if w >= d else np.roll(face, 1, axis=0)
+    parts.append(quad(face, "floor mat", material or b.palette.rug(), whole=material is None))
     b.scatter("rug", [part.moved((x, y, 0.0), yaw) for part in parts], furniture=False)
+
+
+def runner(b: Builder) -> None:
+    """A strip of carpet, as long as most of the room, where no rug lies."""
+    if any(thing.name == "rug" for thing in b.loose):
+        return
+    along = int(b.plan.extent[1] > b.plan.extent[0])
+    length, wide = b.plan.extent[along], b.plan.extent[1 - along]
+    center = np.zeros(2)
+    center[along] = length / 2
+    center[1 - along] = wide * b.uniform(0.3, 0.7)
+    carpet = textured(textures.carpet(b.rng), CLOTH)
+    width = min(b.uniform(0.9, 2.2), wide * 0.6)
+    rug(b, float(center[0]), float(center[1]), along * math.pi / 2, length * b.uniform(0.6, 0.98), width, carpet)
 
 
 def structure(b: Builder, wall_material: Material, columns: float = 0.12, pipes: float = 0.15) -> None:

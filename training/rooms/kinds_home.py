@@ -157,7 +157,7 @@ def bedroom(b: Builder) -> None:
     if child:
         for _ in range(b.count(1, 3)):
             deco.hang_picture(b, "poster")
-        deco.litter(b, 0.2, 0.2, 0.2, 1.2, 0.0, 0.0, 0.1)
+        deco.litter(b, 0.2, 0.2, 0.2, 1.2, 0.0, 0.1)
 
 
 def _bed(b: Builder, double: bool) -> Placed | None:

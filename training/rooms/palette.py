@@ -58,11 +58,11 @@ class Palette:
     def board(self) -> Material:
         """What cases are made of: wood, white, black or a colour."""
         draw = self.rng.random()
-        if draw < 0.62:
+        if draw < 0.58:
             return self.wood()
-        if draw < 0.85:
+        if draw < 0.8:
             return self.white
-        return self.black if draw < 0.92 else paint(tint(self.rng, 0.6, 0.3, 0.9))
+        return self.black if draw < 0.91 else paint(tint(self.rng, 0.6, 0.3, 0.9))
 
     def trim_or_wood(self) -> Material:
         return self.trim or self.wood()

@@ -363,6 +363,12 @@ def cylinder(
     )
 
 
+def ball(center: Vector, r: float, material: Material, label: str = "otherprop") -> Part:
+    """A ball by its lowest point."""
+    a = np.linspace(-math.pi / 2, math.pi / 2, 8)
+    return lathe([(r * math.cos(t), r + r * math.sin(t)) for t in a], label, material, center, 12)
+
+
 def tube(path: Floats, radius: float, label: str, material: Material, sides: int = 7) -> Part:
     """A round bar along a path [N, 3]."""
     p = np.asarray(path, np.float64)

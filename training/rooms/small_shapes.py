@@ -1,4 +1,4 @@
-"""Small simple shapes: books, paper, boxes, crockery, bottles, plants, screens, lamps, toys, bins.
+"""Small simple shapes: books, paper, boxes, crockery, bottles, vases, screens, lamps, toys, bins.
 
 Each function returns a `Piece` that stands on z = 0, or a list of parts.
 """
@@ -12,15 +12,16 @@ from dataclasses import replace
 import numpy as np
 
 from training.rooms.palette import Palette
+from training.rooms.plant_shapes import leaves
 from training.rooms.scene import Part
 from training.rooms.shapes import (
     GLOSS,
     MATT,
     SATIN,
     Color,
-    Material,
     Piece,
     Rng,
+    ball,
     bar,
     block,
     box,
@@ -28,7 +29,6 @@ from training.rooms.shapes import (
     cylinder,
     hsv,
     lathe,
-    linear,
     noise,
     paint,
     quad,
@@ -42,7 +42,6 @@ from training.rooms.shapes import (
     tube,
     turns,
 )
-from training.rooms.shapes import part as make_part
 from training.rooms.soft_shapes import clothes_heap
 
 PAPER: Color = (0.82, 0.81, 0.77)
@@ -233,7 +232,7 @@ def small_box(rng: Rng, palette: Palette) -> Piece:
     return carton(rng, palette, size, opened=False)
 
 
-# ------------------------------------------------------------------------------------------- crockery, bottles, plants
+# ------------------------------------------------------------------------------------------- crockery, bottles, vases
 
 
 def cup(rng: Rng, palette: Palette) -> Piece:
@@ -289,11 +288,6 @@ def plate(rng: Rng, palette: Palette) -> Piece:
     return Piece("plate", parts, (2 * r, 2 * r, height))
 
 
-def ball(center: tuple[float, float, float], r: float, material: Material, label: str = "otherprop") -> Part:
-    a = np.linspace(-math.pi / 2, math.pi / 2, 8)
-    return lathe([(r * math.cos(t), r + r * math.sin(t)) for t in a], label, material, center, 12)
-
-
 def vase(rng: Rng, palette: Palette) -> Piece:
     """A vase or pot; half of them with flowers or leaves."""
     h, r = rng.uniform(0.12, 0.38), rng.uniform(0.04, 0.1)
@@ -312,62 +306,6 @@ def vase(rng: Rng, palette: Palette) -> Piece:
         parts += shifted(leaves(rng, spread, spread * rng.uniform(1.2, 2.2), rng.random() < 0.5), z=h * 0.9)
         return Piece("vase", parts, (2 * spread, 2 * spread, h * 2))
     return Piece("vase", parts, (2.2 * r, 2.2 * r, h))
-
-
-def leaves(rng: Rng, spread: float, height: float, flowers: bool = False) -> list[Part]:
-    """A tuft of long bent leaves, from the origin upwards; flowers at the ends of some."""
-    count = int(rng.integers(9, 22))
-    green = hsv(rng.uniform(0.22, 0.38), rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.55))
-    bloom = paint(tint(rng, 1.2, 0.5, 0.95), MATT)
-    vertices, faces, parts = [], [], []
-    s = np.linspace(0, 1, 5)
-    for i in range(count):
-        yaw, reach, rise = rng.uniform(0, 2 * math.pi), spread * rng.uniform(0.35, 1.0), height * rng.uniform(0.6, 1.0)
-        wide = spread * rng.uniform(0.08, 0.22) * (0.35 if flowers else 1.0)
-        along, up = reach * s**1.5, rise * (s - rng.uniform(0.0, 0.45) * s**2.5)
-        half = wide * np.sin(np.clip(s * 0.92 + 0.08, 0, 1) * math.pi) + 0.001
-        for sign in (-1, 1):
-            x, y = (
-                along * math.cos(yaw) - sign * half * math.sin(yaw),
-                along * math.sin(yaw) + sign * half * math.cos(yaw),
-            )
-            vertices.append(np.column_stack([x, y, up]))
-        first = 10 * i
-        for k in range(4):
-            a, b, c, d = first + k, first + k + 5, first + k + 6, first + k + 1
-            faces += [(a, b, c), (a, c, d)]
-        if flowers and rng.random() < 0.7:
-            tip = (along[-1] * math.cos(yaw), along[-1] * math.sin(yaw), up[-1] - 0.01)
-            parts.append(ball(tip, spread * rng.uniform(0.09, 0.17), bloom))
-    points = np.concatenate(vertices)
-    shade = np.clip(np.array(green) * rng.uniform(0.6, 1.4, (count, 1)), 0, 1).astype(np.float32)
-    parts.append(make_part(points, np.array(faces), "otherprop", paint(green, MATT), color=np.repeat(shade, 8, axis=0)))
-    return parts
-
-
-def plant(rng: Rng, palette: Palette, height: float | None = None) -> Piece:
-    """A pot plant; tall ones stand on the floor."""
-    h = height or rng.uniform(0.2, 0.5)
-    pot_h, pot_r = h * rng.uniform(0.25, 0.4), h * rng.uniform(0.13, 0.22)
-    material = palette.plastic(0.8) if rng.random() < 0.6 else paint(linear((0.66, 0.36, 0.24)), MATT)
-    soil = paint((0.03, 0.02, 0.015), MATT)
-    parts = [
-        lathe(
-            [(0, 0), (pot_r * 0.75, 0), (pot_r, pot_h), (pot_r * 0.93, pot_h), (pot_r * 0.9, pot_h - 0.02)],
-            "otherprop",
-            material,
-        ),
-        cylinder((0, 0, pot_h * 0.5), pot_r * 0.9, pot_h * 0.4, "otherprop", soil, 12),
-    ]
-    spread = h * rng.uniform(0.3, 0.55)
-    for _ in range(int(rng.integers(1, 4))):
-        base = pot_h * 0.85 + (h * rng.uniform(0, 0.35) if h > 0.6 else 0)
-        parts += shifted(leaves(rng, spread * rng.uniform(0.7, 1), h - base), z=base)
-    if h > 0.6:
-        stem = paint((0.12, 0.08, 0.04), MATT)
-        parts.append(bar((0, 0, pot_h * 0.8), (0, 0, h * 0.7), 0.012, "otherprop", stem, 5))
-    side = 2 * max(pot_r, spread * 0.7)
-    return Piece("plant", parts, (side, side, h))
 
 
 # ------------------------------------------------------------------------------------------------- screens and devices

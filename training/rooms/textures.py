@@ -270,14 +270,21 @@ def tiles(rng: Rng, color: Color | None = None, wall: bool = False) -> Texture:
     return Texture(_finish(picture), side * across)
 
 
+def _carpet_tone(rng: Rng) -> Color:
+    """Fitted carpets: beige and grey ones, pale ones of any colour, and the deep blues, reds and greens of offices."""
+    draw = rng.random()
+    if draw < 0.4:
+        return _hsv(rng.uniform(0.05, 0.12), rng.uniform(0.05, 0.3), rng.uniform(0.35, 0.8))
+    if draw < 0.75:
+        return _tint(rng, 0.6, 0.2, 0.7)
+    hue = _pick(rng, (0.6, 0.64, 0.0, 0.38, 0.5, 0.78, 0.07), (4, 2, 2, 1.5, 1, 0.5, 1))
+    return _hsv(hue + rng.normal(0, 0.02), rng.uniform(0.4, 0.85), rng.uniform(0.15, 0.6))
+
+
 def carpet(rng: Rng, color: Color | None = None) -> Texture:
     """Fitted carpet: cut pile, loop, flecked, office squares."""
     size = 256
-    tone = color or (
-        _tint(rng, 0.6, 0.2, 0.7)
-        if rng.random() < 0.5
-        else _hsv(rng.uniform(0.05, 0.12), rng.uniform(0.05, 0.3), rng.uniform(0.35, 0.8))
-    )
+    tone = color or _carpet_tone(rng)
     x, y = _grid(size, size)
     detail = rng.uniform(0.08, 0.2) * _cloud(rng, size, _pick(rng, (0.0, 0.2, 0.4))) + 0.03 * _cloud(rng, size, 1.5)
     kind = _pick(rng, ("pile", "loop", "fleck", "squares", "streaks"), (5, 2, 2, 2, 1))
