@@ -148,6 +148,32 @@ def test_forms_never_make_a_500(client: _Client, body: bytes, boundary: str) -> 
         assert response.headers["content-type"] == "application/problem+json"
 
 
+NUMBERS = st.sampled_from(
+    ["", "nan", "-nan", "inf", "-inf", "0", "-0", "-1", "1e-320", "1e308", "1e400", "0x10", "1_0"]
+) | (st.floats().map(repr) | st.integers().map(str) | st.floats(1, 1000).map(repr) | st.text(max_size=4))
+
+
+@fuzz
+@given(
+    camera=st.dictionaries(st.sampled_from(["fx", "fy", "cx", "cy", "hfov"]), NUMBERS)
+    | st.fixed_dictionaries({name: st.floats(-10, 1e6).map(repr) for name in ("fx", "fy", "cx", "cy")}),
+    output=st.sampled_from(["json", "ply", "glb"]),
+)
+def test_intrinsics_never_make_a_500(client: _Client, camera: dict[str, str], output: str) -> None:
+    response = client.post("/predict", params={**camera, "output": output}, content=SEEDS[0])
+    assert response.status_code in (200, 400, 422), response.text
+    if response.status_code != 200:
+        assert response.headers["content-type"] == "application/problem+json"
+    elif output == "json":
+        # A number that is none would be NaN or Infinity here, which JSON has not.
+        json.loads(response.content, parse_constant=lambda name: pytest.fail(name))
+    elif output == "ply":
+        header, _, points = response.content.partition(b"end_header\n")
+        vertices = int(header.partition(b"element vertex ")[2].split()[0])
+        places = np.frombuffer(points, np.uint8).reshape(vertices, -1)[:, :12].copy().view("<f4")
+        assert np.isfinite(places).all()
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
