@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from deploy.quantize import Calibration, QuantizationError, measure, quantize
 from model.base import TASKS, Network
-from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint
 from model.networks import count_parameters
 from training.data import DataError, FolderDataset, read_info
 
@@ -281,7 +281,7 @@ def make_card(
         )
     evaluations += [json.loads(path.read_text(encoding="utf-8")) for path in args.evaluation]
     network, backbone = (_named(getattr(part.config, of) for part in parts) for of in ("network", "backbone"))
-    data = [part.info["data"] for part in parts]
+    data = data_of(parts)
     return {
         "format": 1,
         "name": args.name or f"{network}-{backbone}".replace(" ", ""),
@@ -304,7 +304,7 @@ def make_card(
             "data": _named(d["name"] for d in data),
             "license": _named(d["license"] for d in data),
             "attribution": _named(a for d in data if (a := d.get("attribution"))),
-            "pictures": sum({d["name"]: d["pictures"] for d in data}.values()),
+            "pictures": sum(d["pictures"] for d in data),
             "details": details[0] if len(parts) == 1 else dict(zip(TASKS, details, strict=True)),
         },
         "evaluations": [{key: one[key] for key in ("data", "split", "protocol", "values")} for one in evaluations],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class Checkpoint:
     Attributes:
         config: Names the network.
         weights: Its state dict, on the CPU.
-        info: JSON values that training wrote: `training`, `data`, `evaluations`, `progress`.
+        info: JSON values that training wrote: `training`, `data`, `earlier_data` (of what the training started
+            from), `evaluations`, `progress`.
         training_state: Tensors by name; empty once training has ended.
     """
 
@@ -110,3 +112,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         info={k: v for k, v in header.items() if k not in known},
         training_state={k.removeprefix("training."): v for k, v in tensors.items() if k.startswith("training.")},
     )
+
+
+def data_of(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any]]:
+    """The data sets behind these weights and behind those that they started from, each once."""
+    found: list[dict[str, Any]] = []
+    for checkpoint in checkpoints:
+        found += [checkpoint.info["data"], *checkpoint.info.get("earlier_data", [])]
+    return [data for i, data in enumerate(found) if data not in found[:i]]

@@ -125,6 +125,20 @@ def test_the_card_is_the_service_s(exported: Path) -> None:
     assert card.agreement["max_depth_error_mm"] <= 1
 
 
+def test_the_card_names_all_the_data_that_went_in(tmp_path: Path) -> None:
+    own = {**INFO["data"], "attribution": "by A"}
+    earlier = [{**own, "name": "before", "license": "CC-BY-4.0", "attribution": "by B", "pictures": 30}, own]
+    paths = [
+        checkpoint(tmp_path / name, name, "mobilenet_v2", {**INFO, "data": own, "earlier_data": earlier})
+        for name in ("stl_aspp", "stl_aspp_depth")
+    ]
+    _, parts = exporter.join([exporter.load_checkpoint(path) for path in paths])
+    args = argparse.Namespace(name=None, version=None, description="", evaluation=[])
+    training = exporter.make_card(parts, 0, [(480, 640)], "fp32", args)["training"]
+    assert (training["data"], training["license"]) == ("tiny + before", "CC0-1.0 + CC-BY-4.0")
+    assert (training["attribution"], training["pictures"]) == ("by A + by B", 42)
+
+
 def test_the_card_says_for_which_focal_length_depth_is_metric(tmp_path: Path) -> None:
     def focal_px(**trainings: dict[str, Any]) -> float | None:
         paths = [

@@ -275,6 +275,7 @@ def test_two_streams_start_from_single_task_networks(boxes: Path, tmp_path: Path
         )
     assert both.info["training"]["single_task"] == files and both.info["training"]["preset"] == "paper"
     assert both.info["evaluations"] == []
+    assert both.info["earlier_data"] == [single[0].info["data"]]
     with pytest.raises(SystemExit, match="the segmentation weights are not of a single-task network"):
         few_steps(boxes, tmp_path / "swapped", "--network", "cross_stitch", "--single-task", *files[::-1])
 
@@ -288,6 +289,11 @@ def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, st
     torch.testing.assert_close(again.weights[depth], straight.weights[depth])
     torch.testing.assert_close(again.weights[segmentation], straight.weights[segmentation])
     assert again.info["training"]["start"] == "other.safetensors"
+    # Licences ask the same of what was trained on from there, as often as that may be.
+    assert straight.info["earlier_data"] == [] and again.info["earlier_data"] == [straight.info["data"]]
+    former = {**straight.info["data"], "name": "before that"}
+    save_checkpoint(file, replace(straight, info={**straight.info, "earlier_data": [former]}))
+    assert few_steps(boxes, tmp_path / "third", *still).info["earlier_data"] == [straight.info["data"], former]
 
     config = replace(straight.config, classes=class_set([c.name + "!" for c in straight.config.classes]))
     save_checkpoint(file, Checkpoint(config, straight.weights, straight.info))

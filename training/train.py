@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from model.backbones import BACKBONES
 from model.base import Network
-from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, save_checkpoint
 from model.classes import IGNORE, ClassSet
 from model.networks import NETWORKS, NetworkConfig, count_parameters
 from model.two_streams import TwoStreamNetwork
@@ -212,8 +212,12 @@ def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Op
     return kind(groups, lr=args.lr, weight_decay=args.weight_decay)
 
 
-def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> None:
-    """Fills a new network with what it starts from: single-task networks, or ImageNet weights in every encoder."""
+def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> list[dict[str, Any]]:
+    """Fills a new network with what it starts from: trained networks, or ImageNet weights in every encoder.
+
+    Returns:
+        The data that the trained ones had seen: their licences ask as much of this one.
+    """
     two_streams = isinstance(network, TwoStreamNetwork)
     if two_streams and (args.single_task is None or (len(args.single_task) != 2 and args.single_task != ["none"])):
         raise TrainingError(f"{args.network} starts from two checkpoints: --single-task SEG DEPTH (or 'none')")
@@ -225,12 +229,14 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
             if checkpoint.config.classes != classes:
                 raise TrainingError(f"{file}: its classes are not those of the data set")
         network.load_single_task(single[0].weights, single[1].weights)
-        return
+        return data_of(single)
     if args.start:
-        load_other_training(network, load_checkpoint(args.start), args, classes)
-        return
+        other = load_checkpoint(args.start)
+        load_other_training(network, other, args, classes)
+        return data_of([other])
     for backbone in network.backbones():
         load_backbone_weights(backbone, args.backbone, args.weights)
+    return []
 
 
 def load_other_training(network: Network, other: Checkpoint, args: argparse.Namespace, classes: ClassSet) -> None:
@@ -389,8 +395,7 @@ def train(args: argparse.Namespace) -> int:
         raise TrainingError(f"{path} exists: give --resume to go on from it, or another --out")
 
     optimizer = make_optimizer(network, args)
-    if former is None:
-        load_start(network, args, info.classes)
+    earlier_data = former.info.get("earlier_data", []) if former else load_start(network, args, info.classes)
     network.training_stride = args.loss_stride
     network.to(device).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
@@ -448,6 +453,7 @@ def train(args: argparse.Namespace) -> int:
                 "min_depth_m": depth_range[0],
                 "max_depth_m": depth_range[1],
             },
+            "earlier_data": earlier_data,
             "evaluations": history,
             "progress": {"step": step, "steps": steps},
         }
