@@ -173,10 +173,16 @@ print(json.dumps([names, subprocess.run(usage, shell=True, capture_output=True, 
 # --- clients
 
 
-def piece(width: int, height: int) -> bytes:
+def known(client: int) -> list[tuple[bytes, dict[str, Any]]]:
+    """A client's pictures, pieces of a photo of which no two have the same size, and their answers on a quiet day."""
+    found = []
     with Image.open(ROOT / "docs" / "example.jpg") as photo:
-        left, top = width % (photo.width - width), height % (photo.height - height)
-        return encode(photo.crop((left, top, left + width, top + height)), "JPEG")
+        for width, height in [(600 + 10 * client + k, 400 + k) for k in range(7)]:
+            left, top = width % (photo.width - width), height % (photo.height - height)
+            picture = encode(photo.crop((left, top, left + width, top + height)), "JPEG")
+            answer = httpx.post(URL + PREDICT, content=picture, timeout=120).raise_for_status()
+            found.append((picture, answer.json()))
+    return found
 
 
 @dataclass
@@ -193,7 +199,7 @@ class Load:
 
     @contextmanager
     def running(self, clients: int) -> Iterator[None]:
-        threads = [threading.Thread(target=self._client, args=(number,)) for number in range(clients)]
+        threads = [threading.Thread(target=self._client, args=(number, known(number))) for number in range(clients)]
         for thread in threads:
             thread.start()
         try:
@@ -203,14 +209,11 @@ class Load:
             for thread in threads:
                 thread.join()
 
-    def _client(self, number: int) -> None:
+    def _client(self, number: int, pictures: list[tuple[bytes, dict[str, Any]]]) -> None:
         sent = 0
         with httpx.Client(base_url=URL, timeout=120) as client:
-            # Pieces of a photo, no two of the same size, and what their answers are while nothing happens.
-            pictures = [piece(600 + 10 * number + k, 400 + k) for k in range(7)]
-            answers = [client.post(PREDICT, content=picture).raise_for_status().json() for picture in pictures]
             while not self._end.is_set():
-                picture, expected = pictures[sent % len(pictures)], answers[sent % len(pictures)]
+                picture, expected = pictures[sent % len(pictures)]
                 sent += 1
                 phase, start = self.phase, time.monotonic()
                 request_id = f"trial-{number}-{sent}"

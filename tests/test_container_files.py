@@ -49,7 +49,7 @@ def requirements() -> Iterator[Requirement]:
 
 
 def test_constraints_are_exact_and_meet_the_project() -> None:
-    pins = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines("constraints.txt")]
+    pins = [re.fullmatch(r"([\w.-]+)==([\w.!]+)", line) for line in lines("constraints.txt")]
     versions = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin is not None}
     assert len(versions) == len(pins)
     for requirement in requirements():
