@@ -257,6 +257,8 @@ class Load:
 
 def query(expression: str) -> list[dict[str, Any]]:
     response = httpx.get(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query", params={"query": expression}, timeout=30)
+    if response.status_code == 503:  # It starts.
+        response.raise_for_status()
     body = response.json()
     assert body["status"] == "success", f"{expression}: {body}"
     result: list[dict[str, Any]] = body["data"]["result"]
