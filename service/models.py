@@ -62,6 +62,11 @@ class Models:
             raise Stopping("The server is shutting down.", LOADING_RETRY_S)
         self.current.batcher.require_ready()
 
+    def require_live(self) -> None:
+        """What decides on a restart. Raises EnginesLost: a process does not get a lost device back."""
+        if self.current.batcher.lost:
+            self.current.batcher.require_ready()
+
     @contextmanager
     def use(self) -> Iterator[Pipeline]:
         """The pipeline that serves now. It is not closed before the last user has left."""

@@ -351,9 +351,10 @@ async def server() -> dict[str, Any]:
     return {"name": ALIAS, "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
-@router.get("/health/live", operation_id="oip_live")
-async def live() -> dict[str, bool]:
-    """The process answers."""
+@router.get("/health/live", operation_id="oip_live", responses=_errors(503))
+async def live(request: Request) -> dict[str, bool]:
+    """The process answers and has an engine that works or is being loaded; 503 asks for a restart."""
+    request.app.state.models.require_live()
     return {"live": True}
 
 

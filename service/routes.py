@@ -229,9 +229,10 @@ async def _answer_or_problem(service: Pipeline, upload: bytes, output: Output, o
         return Rendered(json.dumps({**describe(problem), "request_id": current().id}).encode(), MEDIA_TYPE)
 
 
-@router.get("/health/live")
-async def live() -> Live:
-    """The process answers."""
+@router.get("/health/live", responses=describe_problems(503))
+async def live(request: Request) -> Live:
+    """The process answers and has an engine that works or is being loaded; 503 asks for a restart."""
+    request.app.state.models.require_live()
     return Live()
 
 

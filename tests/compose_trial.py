@@ -2,17 +2,19 @@
 
     python tests/compose_trial.py                   # images from the registry; needs Docker and Docker Compose
     python tests/compose_trial.py --stand-in base   # without one: `base` is a folder of debootstrap (CONTRIBUTING.md)
+    python tests/compose_trial.py --model service/bundled/segdepth.onnx --clients 4     # not with a tiny model
 
-Clients send pictures through the balancer all the time, each waits for its answer, sends nothing twice, and checks that
-the answer is that of its own picture. Meanwhile
+The image is looked through for what should not be in it. Then clients send pictures through the balancer all the time,
+each waits for its answer, sends nothing twice, and checks that the answer is that of its own picture. Meanwhile
 
 1. `kill`: one of two replicas is killed with SIGKILL;
 2. `roll`: deploy/compose/roll.sh replaces both, one by one;
 3. `model`: another model file is put in place and the replicas told with SIGHUP.
 
 Then every query of the dashboard and of the alerts is put to Prometheus, a broken model and the stop of all replicas
-have to raise their alerts, and clients that mean no good are sent to a container (tests/test_service_hostile.py). It
-prints a table and ends with 1 if a request was lost or anything else is not as it should be.
+have to raise their alerts (tests/test_alerts.py has the others), and tests of the service are sent to a container
+(tests/test_container.py). It prints a table and ends with 1 if a request was lost or anything else is not as it should
+be.
 """
 
 from __future__ import annotations
@@ -34,15 +36,23 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import image_layers
 import onnx
 import yaml
+from PIL import Image
 from service_client import encode, quadrants
-from service_onnx import card, write_model
+from service_onnx import write_model
+
+from service.card import METADATA_KEY
 
 ROOT = Path(__file__).parent.parent
 PROJECT = "segdepth-trial"
-PORT, PROMETHEUS_PORT, HOSTILE_PORT = 18100, 18190, 18101
+PORT, PROMETHEUS_PORT = 18100, 18190
 URL = f"http://127.0.0.1:{PORT}"
+PREDICT = "/predict?pictures=false"
+BASE = "python:3.11-slim"
+OF_THE_IMAGE = {"PATH", "HOME", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+"""Variables that the Dockerfile sets."""
 # What has no data on a day on which nothing goes wrong.
 MAY_BE_EMPTY = ["segdepth_engine_failures_total", "segdepth_dropped_total", "ALERTS{"]
 
@@ -114,7 +124,7 @@ def import_stand_ins(base: Path, changes: list[str]) -> None:
         service["image"] for service in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     }
     entry = {"prom": ['ENTRYPOINT ["/usr/bin/prometheus"]', "USER 65534"], "haproxy": ["USER 99"]}
-    for name in ["python:3.11-slim", *sorted(images)]:
+    for name in [BASE, *sorted(images)]:
         kind = name.partition(":")[0].partition("/")[0]
         if kind in ("segdepth", "grafana") or run("docker", "images", "-q", name):
             continue
@@ -134,8 +144,15 @@ def build(stand_in: bool) -> None:
 
 def inspect_image() -> None:
     """What must not be in the image is not, and what fills it."""
-    history = run("docker", "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", "segdepth:cpu")
-    assert not [word for word in ("password", "secret", "token", "api_key") if word in history.lower()], history
+    history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", "segdepth:cpu")
+    words = ("password", "passwd", "secret", "token", "api_key", "credential", "://")
+    assert not [word for word in words if word in history.lower()], history
+    base = json.loads(run("docker", "inspect", "-f", "{{json .Config.Env}}", BASE))
+    added = set(json.loads(run("docker", "inspect", "-f", "{{json .Config.Env}}", "segdepth:cpu"))) - set(base)
+    assert {variable.partition("=")[0] for variable in added} <= OF_THE_IMAGE, added
+    count, found = image_layers.of_image("segdepth:cpu", BASE)
+    assert not found, found
+    print(f"image: no secrets in its history, its variables and its {count} layers")
     script = """
 import importlib.metadata, json, os, shutil, subprocess
 assert os.getuid() == 10001, os.getuid()
@@ -156,6 +173,18 @@ print(json.dumps([names, subprocess.run(usage, shell=True, capture_output=True, 
 # --- clients
 
 
+def known(client: int) -> list[tuple[bytes, dict[str, Any]]]:
+    """A client's pictures, pieces of a photo of which no two have the same size, and their answers on a quiet day."""
+    found = []
+    with Image.open(ROOT / "docs" / "example.jpg") as photo:
+        for width, height in [(600 + 10 * client + k, 400 + k) for k in range(7)]:
+            left, top = width % (photo.width - width), height % (photo.height - height)
+            picture = encode(photo.crop((left, top, left + width, top + height)), "JPEG")
+            answer = httpx.post(URL + PREDICT, content=picture, timeout=120).raise_for_status()
+            found.append((picture, answer.json()))
+    return found
+
+
 @dataclass
 class Load:
     """Clients, each sending one picture after the other; what became of each, by phase."""
@@ -170,7 +199,7 @@ class Load:
 
     @contextmanager
     def running(self, clients: int) -> Iterator[None]:
-        threads = [threading.Thread(target=self._client, args=(number,)) for number in range(clients)]
+        threads = [threading.Thread(target=self._client, args=(number, known(number))) for number in range(clients)]
         for thread in threads:
             thread.start()
         try:
@@ -180,24 +209,20 @@ class Load:
             for thread in threads:
                 thread.join()
 
-    def _client(self, number: int) -> None:
-        sizes = [(60 + 10 * number + k, 40 + k) for k in range(7)]
-        pictures = [(height, width, encode(quadrants(height, width))) for height, width in sizes]
+    def _client(self, number: int, pictures: list[tuple[bytes, dict[str, Any]]]) -> None:
         sent = 0
         with httpx.Client(base_url=URL, timeout=120) as client:
             while not self._end.is_set():
-                height, width, picture = pictures[sent % len(pictures)]
+                picture, expected = pictures[sent % len(pictures)]
                 sent += 1
                 phase, start = self.phase, time.monotonic()
                 request_id = f"trial-{number}-{sent}"
                 try:
-                    answer = client.post(
-                        "/predict?pictures=false", content=picture, headers={"X-Request-ID": request_id}
-                    )
+                    answer = client.post(PREDICT, content=picture, headers={"X-Request-ID": request_id})
                 except httpx.HTTPError as error:
                     outcome = repr(error)
                 else:
-                    outcome = self._judge(answer, height, width, request_id)
+                    outcome = self._judge(answer, expected, request_id)
                 seconds = time.monotonic() - start
                 with self._lock:
                     self.outcomes.setdefault(phase, Counter())[outcome] += 1
@@ -205,12 +230,12 @@ class Load:
                 time.sleep(self.pause_s)
 
     @staticmethod
-    def _judge(answer: httpx.Response, height: int, width: int, request_id: str) -> str:
+    def _judge(answer: httpx.Response, expected: dict[str, Any], request_id: str) -> str:
         if answer.status_code != 200:
             return f"{answer.status_code} {answer.text[:200]}"
         body = answer.json()
-        classes = [c["id"] for c in body["segmentation"]["classes"]]
-        if (body["height"], body["width"]) != (height, width) or not {1, 2, 4, 7} <= set(classes):
+        same = [body[name] == expected[name] for name in ("height", "width", "segmentation", "depth", "camera")]
+        if not all(same):
             return "another picture's answer"
         return "answered" if answer.headers["X-Request-ID"] == request_id else "another request's id"
 
@@ -232,6 +257,8 @@ class Load:
 
 def query(expression: str) -> list[dict[str, Any]]:
     response = httpx.get(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query", params={"query": expression}, timeout=30)
+    if response.status_code == 503:  # It starts.
+        response.raise_for_status()
     body = response.json()
     assert body["status"] == "success", f"{expression}: {body}"
     result: list[dict[str, Any]] = body["data"]["result"]
@@ -283,14 +310,16 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
     run("docker", "exec", container, "python3", "-c", script)
 
 
-def put_model(models: Path, version: str | None) -> None:
-    """A model of that version in place of the old one, by renaming; None: a broken one."""
+def put_model(models: Path, source: Path | None, version: str | None) -> None:
+    """`source`, or a tiny model, as that version in place of the old one, by renaming; version None: a broken one."""
     new = models / "new.onnx"
     if version is None:
         new.write_bytes(b"this is no model")
     else:
-        write_model(new, card_text=json.dumps({**card(), "version": version}))
-        onnx.checker.check_model(str(new))
+        model = onnx.load(source or write_model(new))
+        [card] = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
+        card.value = json.dumps({**json.loads(card.value), "version": version})
+        onnx.save(model, new)
     new.chmod(0o644)
     new.rename(models / "model.onnx")
 
@@ -300,7 +329,7 @@ def replicas_are_ready(count: int) -> bool:
     return value("sum(segdepth_ready)") == count and value(up) == count
 
 
-def under_load(compose: Compose, models: Path, load: Load, pause_s: float) -> None:
+def under_load(compose: Compose, models: Path, source: Path | None, load: Load, pause_s: float) -> None:
     time.sleep(pause_s)
     load.phase = "kill"
     kill(compose.replicas()[0])
@@ -317,7 +346,7 @@ def under_load(compose: Compose, models: Path, load: Load, pause_s: float) -> No
     wait("both are seen", lambda: replicas_are_ready(2))
 
     load.phase = "model"
-    put_model(models, "2")
+    put_model(models, source, "2")
     run("docker", "kill", "-s", "HUP", *compose.replicas())
     seconds = wait("version 2 serves", lambda: value('count(segdepth_model_info{version="2"})') == 2)
     print(f"model: version 2 serves after {seconds:.0f} s", flush=True)
@@ -325,40 +354,15 @@ def under_load(compose: Compose, models: Path, load: Load, pause_s: float) -> No
     time.sleep(pause_s)
 
 
-def hostile_clients() -> bool:
-    """tests/test_service_hostile.py against a container with the settings of that test's server."""
-    settings = ["SEGDEPTH_TRANSFER_TIMEOUT_S=1.5", "SEGDEPTH_QUEUE_BYTES=4000000", "SEGDEPTH_MAX_BYTES=3000000"]
-    name = f"{PROJECT}-hostile"
-    with tempfile.TemporaryDirectory() as folder:
-        models = Path(folder)
-        models.chmod(0o755)
-        put_model(models, "1")
-        options = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"]
-        settings += ["SEGDEPTH_MODEL=/models/model.onnx", "SEGDEPTH_LOG_LEVEL=error"]
-        environment = [word for setting in settings for word in ("-e", setting)]
-        publish = ["-p", f"127.0.0.1:{HOSTILE_PORT}:8000", "-v", f"{models}:/models:ro", "--name", name]
-        run("docker", "run", "-d", "--init", *options, *environment, *publish, "segdepth:cpu")
-        try:
-            url = f"http://127.0.0.1:{HOSTILE_PORT}"
-            wait("the container is ready", lambda: httpx.get(f"{url}/health/ready").status_code == 200)
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_service_hostile.py"],
-                cwd=ROOT,
-                env={**os.environ, "HOSTILE_URL": url},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            print("hostile clients:", done.stdout.splitlines()[-1], flush=True)
-            if done.returncode:
-                print(done.stdout[-6000:])
-            run("docker", "stop", "-t", "40", name)
-            logs = subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=True)
-            code = run("docker", "inspect", "-f", "{{.State.ExitCode}}", name).strip()
-            print(f"the container ended with {code}, errors in its log: {logs.stderr!r}")
-            return done.returncode == 0 and code == "0" and not logs.stderr
-        finally:
-            subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
+def container_passes_the_tests_of_the_service() -> bool:
+    """tests/test_container.py: bad input, clients that mean no good, and the stop, from outside."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_container.py"]
+    environment = {**os.environ, "SEGDEPTH_TEST_IMAGE": "segdepth:cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print("container:", done.stdout.splitlines()[-1])
+    if done.returncode:
+        print(done.stdout[-6000:])
+    return done.returncode == 0
 
 
 def main() -> None:
@@ -366,6 +370,7 @@ def main() -> None:
     parser.add_argument("--stand-in", type=Path, help="folder with Debian: python3, pip, venv, haproxy, prometheus")
     parser.add_argument("--change", action="append", default=[], help="of the stand-in images, as for docker import")
     parser.add_argument("--no-build", action="store_true", help="take segdepth:cpu as it is")
+    parser.add_argument("--model", type=Path, help="ONNX file to serve (a tiny one)")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--think", type=float, default=0.0, help="seconds of a client between two requests")
     parser.add_argument("--pause", type=float, default=15, help="seconds of load before and after")
@@ -382,7 +387,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         models.chmod(0o755)
-        put_model(models, "1")
+        put_model(models, options.model, "1")
         compose = Compose(models, services)
         try:
             compose("up", "-d", "--scale", "cpu=2", *services)
@@ -390,7 +395,7 @@ def main() -> None:
             print(f"up: two replicas answer after {seconds:.0f} s", flush=True)
             load = Load(options.think)
             with load.running(options.clients):
-                under_load(compose, models, load, options.pause)
+                under_load(compose, models, options.model, load, options.pause)
             right = load.report()
             retried = 'sum(max_over_time(haproxy_backend_retry_warnings_total{proxy="replicas"}[1h]))'
             print(f"sent again by the balancer: {value(retried):g}")
@@ -399,7 +404,7 @@ def main() -> None:
                 print("alerts without a reason:", unexpected)
                 right = False
 
-            put_model(models, None)
+            put_model(models, None, None)
             run("docker", "kill", "-s", "HUP", *compose.replicas())
             print(f"ReloadFailed fires after {wait('alert', lambda: 'ReloadFailed' in firing()):.0f} s", flush=True)
             assert httpx.post(f"{URL}/predict", content=encode(quadrants()), timeout=60).status_code == 200
@@ -409,7 +414,7 @@ def main() -> None:
             assert (answer.status_code, answer.headers["retry-after"], answer.json()["status"]) == (503, "2", 503)
         finally:
             compose("down", "-v", "--remove-orphans")
-    right &= hostile_clients()
+    right &= container_passes_the_tests_of_the_service()
     sys.exit(0 if right else 1)
 
 

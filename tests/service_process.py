@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +58,10 @@ class Server:
 
 
 @contextmanager
-def start(*arguments: str, **settings: str) -> Iterator[Server]:
+def start(*arguments: str, command: Sequence[str] = SERVE, **settings: str) -> Iterator[Server]:
     """`segdepth serve` on a free port; it listens when this yields, but may not be ready."""
     process = subprocess.Popen(
-        [*SERVE, "--port", "0", *arguments],
+        [*command, "--port", "0", *arguments],
         cwd=ROOT,
         env=environment(**settings),
         stdout=subprocess.PIPE,

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from service_balancer import CONFIG, started
 
-CONFIG = Path(__file__).parent.parent / "deploy" / "compose" / "haproxy" / "haproxy.cfg"
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy")
 
 
@@ -71,34 +71,8 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def balanced(tmp_path: Path, *replicas: Replica) -> Iterator[str]:
     """The balancer's URL, when it has found every replica ready."""
-    servers = "\n    ".join(f"server r{n} 127.0.0.1:{r.server_address[1]}" for n, r in enumerate(replicas))
-    text, count = re.subn(r"server-template .*", servers, CONFIG.read_text())
-    assert count == 1
-    with socket.socket() as a, socket.socket() as b:
-        a.bind(("127.0.0.1", 0))
-        b.bind(("127.0.0.1", 0))
-        port, internal = a.getsockname()[1], b.getsockname()[1]
-    text = text.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("bind :8404", f"bind 127.0.0.1:{internal}")
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(text.replace("/tmp/haproxy.sock", str(tmp_path / "sock")))
-    process = subprocess.Popen(
-        ["haproxy", "-W", "-db", "-f", str(config)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    up = f'haproxy_backend_agg_server_check_status{{proxy="replicas",state="UP"}} {len(replicas)}'
-    try:
-        for _ in range(300):
-            try:
-                if up in httpx.get(f"http://127.0.0.1:{internal}/metrics").text:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        else:
-            raise AssertionError("the balancer did not start")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with started(tmp_path, *(replica.server_address[1] for replica in replicas)) as balancer:
+        yield balancer.url
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from image_layers import secrets
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from service_process import Server, environment
@@ -45,7 +49,7 @@ def requirements() -> Iterator[Requirement]:
 
 
 def test_constraints_are_exact_and_meet_the_project() -> None:
-    pins = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines("constraints.txt")]
+    pins = [re.fullmatch(r"([\w.-]+)==([\w.!]+)", line) for line in lines("constraints.txt")]
     versions = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin is not None}
     assert len(versions) == len(pins)
     for requirement in requirements():
@@ -262,3 +266,32 @@ def test_health_checks_are_used() -> None:
     assert '"-m", "deploy.health", "live"]' in DOCKERFILE
     for service in REPLICAS.values():
         assert service["healthcheck"]["test"] == ["CMD", "python3", "-m", "deploy.health", "ready"]
+
+
+def test_secrets_in_layers_are_found() -> None:
+    """tests/compose_trial.py looks so through the image that it has built."""
+    fine = {
+        "opt/segdepth/lib/service/app.py": b"x = 'https://example.org:8000/a@b.org'",
+        "etc/ssl/certs/ca.pem": b"-----BEGIN CERTIFICATE-----\n" + b"A" * 64,
+        "opt/font.py": b"AAAA" + b"AKIA" + b"Q" * 16 + b"AAAA",
+        "opt/keys/__init__.py": b"",
+    }
+    bad = {
+        "root/.netrc": b"",
+        "src/.git/config": b"",
+        "etc/tls/server.key": b"",
+        "tmp/a.txt": b"-----BEGIN RSA PRIVATE KEY-----\n" + b"A" * 64,
+        "tmp/b.txt": b"id = " + b"AKIA" + b"Q" * 16 + b"\n",
+        "tmp/c.txt": b"index-url = https://user:password1@" + b"packages.example.org/simple",
+        "tmp/d.txt": b"ghp_" + b"a1" * 18,
+    }
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as layer:
+            for name, content in (fine | bad).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                layer.addfile(member, io.BytesIO(content))
+        file.seek(0)
+        with tarfile.open(fileobj=file) as layer:
+            found = list(secrets(layer))
+    assert [line.partition(":")[0] for line in found] == list(bad)

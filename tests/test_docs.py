@@ -79,7 +79,7 @@ NOT_RUN = [
     ("docs/gpu.md", r"--device (cuda|tensorrt)", "wants a GPU"),
     ("docs/deploy.md", r"^docker |docker compose", "wants Docker; tests/compose_trial.py"),
     ("docs/deploy.md", r"^cp new\.onnx", "replaces a model in a container; tests/compose_trial.py"),
-    ("docs/deploy.md", r"^pipx run", "asks services on the internet"),
+    ("docs/deploy.md", r"^deploy/scan\.sh", "installs, and asks PyPI"),
     ("docs/kubernetes.md", r"^(docker|kubectl) ", "wants a cluster"),
     ("docs/predict.md", r"clip\.mp4", "wants a video; tests/test_bulk.py makes one"),
     ("docs/predict.md", r"http://gpu:8000", "wants another machine; tests/test_bulk.py has a server"),

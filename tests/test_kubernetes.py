@@ -252,6 +252,19 @@ def test_probes_tell_a_pod_that_warms_up_from_a_dead_one(overlay: str) -> None:
     assert ask(test, fake_app(engine), ready=False) == [200, 200, 503]
 
 
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
+def test_probes_have_a_pod_restarted_that_lost_its_device(overlay: str) -> None:
+    engine = FakeEngine()
+    engine.fail = True
+
+    async def test(client: httpx.AsyncClient) -> list[int]:
+        while (await client.post("/predict", content=encode(quadrants()))).status_code == 500:
+            pass
+        return [(await client.get(probe["httpGet"]["path"])).status_code for probe in probes(overlay)]
+
+    assert ask(test, fake_app(engine)) == [503, 503, 503]
+
+
 def test_prometheus_finds_the_metrics(as_configured: Server) -> None:
     [endpoint] = only("cpu", "ServiceMonitor")["spec"]["endpoints"]
     answer = httpx.get(as_configured.url + endpoint["path"])

@@ -13,6 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from service_process import Server
 
 from service.metrics import Metrics
@@ -110,6 +113,33 @@ def test_the_dashboard_is_whole() -> None:
     folder = mounted.split(":")[1] + "/dashboards"
     assert provider["options"]["path"] == folder
     assert f"GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH={folder}/segdepth.json" in compose["environment"]
+
+
+def lacks(given: Any, kept: Any, path: str = "") -> Iterator[str]:
+    """Where `kept` has not what `given` has."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for name in given:
+            yield from lacks(given[name], kept.get(name), f"{path}/{name}")
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for number, (one, other) in enumerate(zip(given, kept, strict=True)):
+            yield from lacks(one, other, f"{path}/{number}")
+    elif given != kept:
+        yield path
+
+
+def test_the_dashboard_keeps_to_grafanas_own_model() -> None:
+    """Which leaves out what it does not know, so that a misspelt field is missing afterwards."""
+    register_default_plugins()
+    encoder = JSONEncoder()
+    kept = json.loads(encoder.encode(Dashboard.from_json(DASHBOARD)))
+    assert list(lacks(DASHBOARD, kept)) == []
+    wrong = json.loads(json.dumps(DASHBOARD))
+    wrong["refersh"] = "1s"
+    wrong["panels"][1]["targets"][0]["exrp"] = "up"
+    kept = json.loads(encoder.encode(Dashboard.from_json(wrong)))
+    assert list(lacks(wrong, kept)) == ["/panels/1/targets/0/exrp", "/refersh"]
+    # An export for others asks for its data source; a provisioned dashboard must name it.
+    assert not {"__inputs", "__requires", "id"} & DASHBOARD.keys()
 
 
 def test_every_alert_is_explained_and_fired_in_a_test() -> None:

@@ -7,6 +7,7 @@ import base64
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from service_client import FakeEngine, check_problem, encode, fake_app, opened, quadrants
 from service_client import ask as call
+from service_device import FakeDevice, bound_engine
+from service_onnx import card
 
+from service.app import create_app
+from service.card import ModelCard
 from service.errors import NotAcceptable
 from service.outputs import negotiate
+from service.settings import Settings
 
 PICTURE = encode(quadrants())
 
@@ -446,22 +452,47 @@ def test_bad_deadlines(value: str) -> None:
     assert "x-request-timeout-ms" in body["detail"].lower()
 
 
-def test_lost_engines_end_readiness() -> None:
+def test_lost_engines_end_readiness_and_life() -> None:
     engine = FakeEngine()
     engine.fail = True
 
     async def test(client: httpx.AsyncClient) -> None:
         for _ in range(3):
             check_problem(await client.post("/predict", content=PICTURE), 500)
-        for response in [await client.get("/health/ready"), await client.post("/predict", content=PICTURE)]:
+        while (await client.get("/health/ready")).status_code == 200:  # The engine's thread comes to it.
+            await asyncio.sleep(0.01)
+        probes = [await client.get(f"/health/{probe}") for probe in ("live", "ready")]
+        for response in [*probes, await client.post("/predict", content=PICTURE)]:
             assert check_problem(response, 503)["type"] == "urn:segdepth:problem:engines-lost"
             assert int(response.headers["retry-after"]) >= 1
-        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/v2/health/live")).status_code == 503
         text = (await client.get("/metrics")).text
         assert 'segdepth_engines{state="lost"} 1.0' in text
         assert "segdepth_ready 0.0" in text
 
     call(test, fake_app(engine))
+
+
+def test_one_lost_device_of_two_is_no_reason_for_a_restart(tiny_model: Path) -> None:
+    """Alive and ready until the last one is lost; a restart would cost the other one's requests."""
+    devices = [FakeDevice(), FakeDevice()]
+    loaders = [partial(bound_engine, tiny_model, device) for device in devices]
+
+    async def lose(client: httpx.AsyncClient, device: FakeDevice) -> None:
+        device.lost = True
+        while not device.closed:  # Either engine may take the picture.
+            await client.post("/predict", content=PICTURE)
+
+    async def test(client: httpx.AsyncClient) -> None:
+        await lose(client, devices[0])
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/v2/health/live")).json() == {"live": True}
+        assert (await client.get("/health/ready")).json()["engines"] == {"loading": 0, "ready": 1, "lost": 1}
+        assert (await client.post("/predict", content=PICTURE)).status_code == 200
+        await lose(client, devices[1])
+        assert check_problem(await client.get("/health/live"), 503)["type"] == "urn:segdepth:problem:engines-lost"
+
+    call(test, create_app(Settings(), lambda: (ModelCard.model_validate(card()), loaders)))
 
 
 def test_metrics_are_those_of_the_documentation() -> None:

@@ -23,7 +23,7 @@ FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r
 
 
 HOSTILE_URL = os.environ.get("HOSTILE_URL")
-"""tests/compose_trial.py gives that of a container with the same settings."""
+"""tests/test_container.py gives that of a container with the same settings."""
 
 
 class At(NamedTuple):
