@@ -7,8 +7,8 @@ standard output:
            "connections": 8, "seconds": 10}' | python benchmarks/load.py
 
 With `connections`, each of them sends its next request when it has the answer to the last one (closed loop). With
-`rate`, requests arrive at random (Poisson) at so many per second whatever the server does (open loop); a latency then
-counts from the arrival, so that a server which stalls is not spared the requests of that time.
+`rate`, requests arrive at so many per second whatever the server does (open loop), at random (Poisson) or `even`ly; a
+latency then counts from the arrival, so that a server which stalls is not spared the requests of that time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
+
+try:
+    from uvloop import run as _run
+except ImportError:  # There are no wheels for every machine.
+    from asyncio import run as _run
 
 MOST_CONNECTIONS = 800
 """Of an open loop; an arrival that finds none free fails."""
@@ -58,6 +64,8 @@ class Load:
     seconds: float
     connections: int = 0
     rate: float = 0.0
+    even: bool = False
+    """Arrivals at equal intervals (as wrk2, vegeta and k6 send them) instead of at random."""
     warmup_s: float = 0.0
     """Before the time that counts; of a closed loop only."""
 
@@ -128,36 +136,91 @@ def percentiles(values: Sequence[float]) -> dict[str, float | None]:
 
 # --- the process that sends -----------------------------------------------------------------------------------
 
+# Callbacks instead of a task per request, and uvloop: the generator has the server's cores, and what it takes of them
+# is not the server's fault.
 
-class _Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
 
-    @classmethod
-    async def open(cls, load: Load) -> _Connection:
-        return cls(*await asyncio.open_connection(load.host, load.port, limit=1 << 20))
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    retry_after: bool
+    length: int
+    """Of the body in bytes."""
+    stays: bool
+    """The connection stays open."""
 
-    async def ask(self, request: bytes) -> tuple[int, bool, int, bool]:
-        """Status, whether there is a Retry-After, bytes of the body, and whether the connection stays open."""
-        self._writer.write(request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        if b"\r\ncontent-length:" in head:
-            length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
-            await self._reader.readexactly(length)
-        else:
-            length = await self._chunks()
-        return int(head[9:12]), b"\r\nretry-after:" in head, length, b"\r\nconnection: close" not in head
 
-    async def _chunks(self) -> int:
-        total = 0
-        while size := int((await self._reader.readuntil(b"\r\n")).partition(b";")[0], 16):
-            await self._reader.readexactly(size + 2)
-            total += size
-        await self._reader.readuntil(b"\r\n")
-        return total
+class _Connection(asyncio.Protocol):
+    """One request at a time; `told` gets its answer, or None if the connection breaks before."""
+
+    def __init__(self) -> None:
+        self._told: Callable[[_Answer | None], None] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._head = b""
+        self._answer: _Answer | None = None
+        self._left = 0
+        self._chunks: bytearray | None = None
+        self.asked = 0.0
+        """When the request under way was sent, on `time.perf_counter`'s clock."""
+
+    def ask(self, request: bytes, told: Callable[[_Answer | None], None]) -> None:
+        self._told, self._head, self._answer, self._chunks = told, b"", None, None
+        self.asked = time.perf_counter()
+        assert self._transport is not None
+        self._transport.write(request)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._tell(None)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            head, end, data = (self._head + data).partition(b"\r\n\r\n")
+            if not end:
+                self._head = head
+                return
+            self._begin(head.lower())
+        assert self._answer is not None
+        if self._chunks is not None:
+            self._chunks += data
+            if (length := _unchunked(self._chunks)) is not None:
+                self._tell(replace(self._answer, length=length))
+        else:
+            self._left -= len(data)
+            if self._left <= 0:
+                self._tell(self._answer)
+
+    def _begin(self, head: bytes) -> None:
+        _, chunked, length = head.partition(b"\r\ncontent-length:")
+        self._left = int(length.partition(b"\r\n")[0]) if chunked else 0
+        self._chunks = None if chunked else bytearray()
+        retry_after, stays = b"\r\nretry-after:" in head, b"\r\nconnection: close" not in head
+        self._answer = _Answer(int(head[9:12]), retry_after, self._left, stays)
+
+    def _tell(self, answer: _Answer | None) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(answer)
+
+
+def _unchunked(body: bytearray) -> int | None:
+    """The bytes in the chunks of a body; None while it is not complete."""
+    total = at = 0
+    while (end := body.find(b"\r\n", at)) >= 0:
+        size = int(body[at:end].partition(b";")[0], 16)
+        at = end + 2 + size + 2
+        if at > len(body):
+            return None
+        if not size:
+            return total
+        total += size
+    return None
 
 
 class _Sender:
@@ -165,66 +228,101 @@ class _Sender:
         self.load = load
         self.requests = [request.to_bytes(f"{load.host}:{load.port}") for request in load.requests]
         self.free: list[_Connection] = []
-        self.open = 0
+        self.busy: set[_Connection] = set()
+        self.opening: set[asyncio.Task[None]] = set()
         self.statuses: Counter[str] = Counter()
         self.latencies: dict[int, list[float]] = {200: [], 503: []}
         self.with_retry_after = 0
         self.bytes = 0
         self.sent = 0
+        self.under_way = 0
         self.begin = time.perf_counter() + load.warmup_s
         self.end = self.begin + load.seconds
         self.ok_in_time = 0
+        self.then: Callable[[], None] = lambda: None
+        """Called after each answer."""
 
-    async def one(self, since: float, counted: bool = True) -> None:
+    def send(self, since: float) -> None:
+        """One request, whose latency counts from `since`."""
         request = self.requests[self.sent % len(self.requests)]
+        counted = since >= self.begin
         self.sent += counted
-        connection = None
+        self.under_way += 1
+        if self.free:
+            # The one used last: the others grow old, and their number shows how many were needed.
+            self._ask(self.free.pop(), request, since, counted)
+        elif len(self.busy) + len(self.opening) < MOST_CONNECTIONS:
+            task = asyncio.create_task(self._open(request, since, counted))
+            self.opening.add(task)
+            task.add_done_callback(self.opening.discard)
+        else:
+            self._answered(None, since, counted)
+
+    async def _open(self, request: bytes, since: float, counted: bool) -> None:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                # The one used last: the others grow old, and their number shows how many were needed.
-                connection = self.free.pop() if self.free else None
-                if connection is None:
-                    if self.open >= MOST_CONNECTIONS:
-                        raise ConnectionError
-                    self.open += 1
-                    connection = await _Connection.open(self.load)
-                status, retry_after, length, stays = await connection.ask(request)
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-            if counted:
-                self.statuses["error"] += 1
-            if connection is not None:
-                self.open -= 1
-                connection.close()
-            return
-        if stays:
-            self.free.append(connection)
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_connection(_Connection, self.load.host, self.load.port)
+        except OSError:
+            self._answered(None, since, counted)
         else:
-            self.open -= 1
-            connection.close()
+            self._ask(connection, request, since, counted)
+
+    def _ask(self, connection: _Connection, request: bytes, since: float, counted: bool) -> None:
+        def told(answer: _Answer | None) -> None:
+            self.busy.discard(connection)
+            if answer is not None and answer.stays:
+                self.free.append(connection)
+            else:
+                connection.close()
+            self._answered(answer, since, counted)
+
+        self.busy.add(connection)
+        connection.ask(request, told)
+
+    def _answered(self, answer: _Answer | None, since: float, counted: bool) -> None:
+        self.under_way -= 1
         now = time.perf_counter()
-        self.ok_in_time += status == 200 and self.begin <= now <= self.end
+        if answer is not None:
+            self.ok_in_time += answer.status == 200 and self.begin <= now <= self.end
         if counted:
-            self.statuses[str(status)] += 1
-            self.latencies.setdefault(status, []).append(now - since)
-            self.bytes += length
-            self.with_retry_after += status == 503 and retry_after
+            self.statuses["error" if answer is None else str(answer.status)] += 1
+        if counted and answer is not None:
+            self.latencies.setdefault(answer.status, []).append(now - since)
+            self.bytes += answer.length
+            self.with_retry_after += answer.status == 503 and answer.retry_after
+        self.then()
+
+    async def all_answered(self) -> None:
+        """Until nothing is under way; what takes too long is given up."""
+        while self.under_way:
+            await asyncio.sleep(0.05)
+            for connection in list(self.busy):
+                if time.perf_counter() - connection.asked > ANSWER_WITHIN_S:
+                    connection.close()
 
     async def closed_loop(self) -> None:
-        async def client() -> None:
-            while (now := time.perf_counter()) < self.end:
-                await self.one(now, counted=now >= self.begin)
+        def again() -> None:
+            if (now := time.perf_counter()) < self.end:
+                # Not at once: a server that nobody answers for would be asked without a pause, and without an end.
+                loop.call_soon(self.send, now)
 
-        await asyncio.gather(*(client() for _ in range(self.load.connections)))
+        loop = asyncio.get_running_loop()
+        self.then = again
+        for _ in range(self.load.connections):
+            again()
+        await asyncio.sleep(self.end - time.perf_counter())
+        await self.all_answered()
         print(ALL_SENT, end="", flush=True)
 
     async def open_loop(self) -> None:
-        rng, tasks, at = random.Random(0), [], self.begin
-        while (at := at + rng.expovariate(self.load.rate)) < self.end:
+        rng, at, mean = random.Random(0), self.begin, 1 / self.load.rate
+        while (at := at + (mean if self.load.even else rng.expovariate(self.load.rate))) < self.end:
             if (wait := at - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            tasks.append(asyncio.create_task(self.one(at)))
+            self.send(at)
         print(ALL_SENT, end="", flush=True)
-        await asyncio.gather(*tasks)
+        await self.all_answered()
 
 
 async def _main(load: Load) -> Measured:
@@ -232,8 +330,6 @@ async def _main(load: Load) -> Measured:
     cpu, since = time.process_time(), time.perf_counter()
     await (sender.closed_loop() if load.connections else sender.open_loop())
     cores = (time.process_time() - cpu) / (time.perf_counter() - since)
-    for connection in sender.free:
-        connection.close()
     answers = sum(n for status, n in sender.statuses.items() if status != "error")
     return Measured(
         seconds=load.seconds,
@@ -251,4 +347,4 @@ async def _main(load: Load) -> Measured:
 if __name__ == "__main__":
     spec = json.load(sys.stdin)
     spec["requests"] = [Request(**request) for request in spec["requests"]]
-    print(json.dumps(asdict(asyncio.run(_main(Load(**spec))))))
+    print(json.dumps(asdict(_run(_main(Load(**spec))))))

@@ -7,8 +7,11 @@ python benchmarks/serving.py --quick
 1. The engine alone: pictures per second of the same model with the same threads, without any server.
 2. Closed loop: 1, 2, 8 and 32 connections, each of which asks again when it has its answer. JPEG in, JSON out; then
    every other output that the server offers, with 8 connections.
-3. Open loop: requests arrive at random at 50 % and 80 % of the highest throughput of step 2. Latency counts from the
-   arrival.
+3. Open loop: requests arrive at 50 % and 80 % of the highest throughput of step 2, at equal intervals (as wrk2, vegeta
+   and k6 send them) and at random (Poisson, as independent users do). Latency counts from the arrival. At random and
+   80 %, any one server that takes the same time for every picture answers 1 % of them only after 11 times that time
+   (M/D/1: the chance to wait longer than t of these times falls as exp(-xt), with 0.8 (exp(x) - 1) = x); less is for
+   batches that cost less than their pictures one by one, and for cores to spare.
 4. Overload: five times that. Goodput (what is answered within that time), what is refused and how fast, whether
    refusals say when to come back, how `/health/live` answers meanwhile, and how long the server takes to be itself
    again.
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import sys
 import tempfile
@@ -117,10 +121,10 @@ def measure(port: int, files: list[Path], connections: list[int], seconds: float
     for name, query in outputs(f"http://{host}:{port}").items() if others else ():
         ask = [Request(PATH + query, str(file)) for file in files]
         by_output[name] = log(name, run(Load(host, port, ask, seconds, connections=8, warmup_s=warmup)))
-    opened = {
-        f"{share:.0%}": log(f"{share:.0%} of capacity", run(Load(host, port, requests, seconds, rate=share * capacity)))
-        for share in (0.5, 0.8)
-    }
+    opened = {}
+    for share, even in itertools.product((0.5, 0.8), (True, False)):
+        name = f"{share:.0%}, " + ("evenly" if even else "at random")
+        opened[name] = log(name, run(Load(host, port, requests, seconds, rate=share * capacity, even=even)))
     flood = Sending(Load(host, port, requests, seconds, rate=5 * capacity))
     alive = Sending(Load(host, port, [Request("/health/live")], seconds, rate=20))
     flood.wait_all_sent()

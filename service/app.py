@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import errors, oip, operations
+from service.admission import RefuseEarly
 from service.auth import ApiKeys, RequireKey
 from service.card import ModelCard
 from service.cores import usable_cores
@@ -76,6 +77,8 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     app.state.has_keys = keys is not None
     # The last one added is the outermost.
     app.add_middleware(LimitUploads, seconds=chosen.transfer_timeout_s, max_bytes=chosen.queue_bytes)
+    takes_place = [route for route in (*router.routes, *oip.router.routes) if "POST" in getattr(route, "methods", ())]
+    app.add_middleware(RefuseEarly, models=models, routes=takes_place, max_bytes=chosen.max_bytes)
     if keys:
         app.add_middleware(RequireKey, keys=keys)
     if chosen.cors_origins:

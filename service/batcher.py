@@ -199,6 +199,23 @@ class Batcher:
             nodes=engine.nodes if engine else {},
         )
 
+    def require_place(self, nbytes: int = 0, pictures: int = 1) -> None:
+        """Raises what `place` would raise now, and takes none."""
+        self.require_ready()
+        # A request larger than the bounds must not wait for ever: alone it is let in.
+        if not self._places:
+            return
+        wait_s = self._places * self._seconds_each()
+        if self._places + pictures > self._queue_size or self._bytes + nbytes > self._queue_bytes:
+            raise Overloaded(f"{self._places} pictures are being worked on. Try again later.", wait_s)
+        # Its work would be for nothing. A guess is no reason to refuse, so nothing is said before it is measured.
+        if self._gaps and time.perf_counter() + wait_s > current().deadline:
+            raise Overloaded(
+                f"{self._places} pictures are being worked on, for {wait_s:.1f} s, which is longer than this one may "
+                "wait. Try again later.",
+                wait_s,
+            )
+
     @contextmanager
     def place(self, nbytes: int, pictures: int = 1) -> Iterator[None]:
         """Hold a place per picture for a request of `nbytes` bytes, from its decoding to its answer.
@@ -206,14 +223,9 @@ class Batcher:
         Raises:
             NotReady: the model is still being loaded.
             EnginesLost: every engine has failed.
-            Overloaded: all places or bytes are taken.
+            Overloaded: all places or bytes are taken, or the deadline will have passed when those before are done.
         """
-        self.require_ready()
-        # A request larger than the bounds must not wait for ever: alone it is let in.
-        if self._places and (self._places + pictures > self._queue_size or self._bytes + nbytes > self._queue_bytes):
-            raise Overloaded(
-                f"{self._places} pictures are being worked on. Try again later.", self._places * self._seconds_each()
-            )
+        self.require_place(nbytes, pictures)
         if not self._places:
             self._busy_since = time.perf_counter()
         self._places += pictures

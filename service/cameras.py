@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -143,11 +144,17 @@ def metric_depth(depth: UInt16, camera: Camera, box: Letterbox, focal_px: float 
     if focal_px is None:
         return depth
     scale = min(box.canvas[0] / box.size[0], box.canvas[1] / box.size[1])
+    return _times(camera.fx * scale / focal_px).take(depth)
+
+
+@lru_cache(maxsize=16)  # Most requests come from few cameras.
+def _times(factor: float) -> UInt16:
+    """Every depth in mm times `factor`, uint16 [65536]."""
     table = np.arange(65536, dtype=np.float32)
-    table *= np.float32(camera.fx * scale / focal_px)
+    table *= np.float32(factor)
     np.rint(table, out=table)
     # What was valid stays so, even where it is too near or too far for 16 bits.
     np.clip(table, 1, 65535, out=table)
     table[INVALID_DEPTH] = INVALID_DEPTH
-    scaled: UInt16 = table.astype(np.uint16)[depth]
+    scaled: UInt16 = table.astype(np.uint16)
     return scaled

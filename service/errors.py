@@ -21,7 +21,7 @@ Problem 500                     every error with an HTTP answer of its own
 ├── Unavailable 503             with Retry-After
 │   ├── NotReady                the model is still being loaded
 │   ├── EnginesLost             every engine has failed
-│   ├── Overloaded              the queue is full
+│   ├── Overloaded              the queue is full, or longer than the request may wait
 │   ├── UploadsFull             too many bytes are being received
 │   └── Stopping                the server is shutting down
 ├── DeadlineExceeded 504

@@ -1,19 +1,22 @@
 """Figures of every class: percentiles of its depth, its nearest point, its area.
 
 They are taken where the network gave them, at the size of its canvas: on a photo of 12 megapixels that is 40 times
-less to sort than after resizing, which adds no knowledge.
+less to count than after resizing, which adds no knowledge.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.images import INVALID_DEPTH
+from service.images import INVALID_DEPTH, UInt8, UInt16
 from service.maps import Maps
+
+MAX_BINS = 1 << 20
+"""Classes times depths in mm that are counted in one table."""
 
 
 class Nearest(NamedTuple):
@@ -48,33 +51,55 @@ def measure(maps: Maps) -> Measures:
     box, camera = maps.box, maps.camera
     rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
     labels, depth = maps.canvas.labels[rows, columns], maps.canvas.depth[rows, columns]
-    # Pixels by class, then by position. NumPy's stable sort of 8 and of 16 bits is a radix sort.
-    order = np.argsort(labels, axis=None, kind="stable")
-    by_class = depth.ravel()[order]
-    ends = np.bincount(labels.ravel(), minlength=len(maps.card.classes)).cumsum()
 
     # What one pixel of the canvas covers at a distance of 1 mm, in square metres.
     across, down = box.width / box.size[1], box.height / box.size[0]
     pixel_m2 = 1e-6 / (camera.fx * across * camera.fy * down)
-    found, farthest = {}, []
-    for id_, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
-        of_class = by_class[start:end]
-        ordered = np.sort(of_class, kind="stable")
-        ordered = ordered[np.searchsorted(ordered, INVALID_DEPTH, side="right") :]  # invalid is the least value
-        if not len(ordered):
-            continue
-        farthest.append(int(ordered[-1]) / 1000)
-        y, x = divmod(int(order[start + int(np.argmax(of_class == ordered[0]))]), box.width)
-        nearest = Nearest(int((x + 0.5) / across), int((y + 0.5) / down), int(ordered[0]) / 1000)
-        area = float(np.square(ordered, dtype=np.float64).sum()) * pixel_m2
-        p5, median, p95 = (_percentile(ordered, percent) for percent in (5, 50, 95))
-        found[id_] = Measure(p5, median, p95, nearest, area)
-    return Measures(found, min((m.nearest.depth_m for m in found.values()), default=None), max(farthest, default=None))
+    seen: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}  # Depths, and the pixels of each.
+    nearest_mm = np.full(256, INVALID_DEPTH + 1, np.uint16)  # No pixel of a class without valid depth has that.
+    for id_, counts in _histograms(labels, depth):
+        counts[INVALID_DEPTH] = 0
+        depths = np.flatnonzero(counts)
+        if len(depths):
+            seen[id_] = depths, counts[depths]
+            nearest_mm[id_] = depths[0]
+
+    found = {}
+    # Of every class, the first pixel that is as near as its nearest.
+    places = np.flatnonzero(nearest_mm.take(labels) == depth)
+    for id_, first in zip(*np.unique(labels.ravel()[places], return_index=True), strict=True):
+        depths, pixels = seen[int(id_)]
+        y, x = divmod(int(places[first]), box.width)
+        nearest = Nearest(int((x + 0.5) / across), int((y + 0.5) / down), int(depths[0]) / 1000)
+        area = float(np.dot(pixels.astype(np.float64), np.square(depths, dtype=np.float64))) * pixel_m2
+        upto = pixels.cumsum()
+        p5, median, p95 = (_percentile(depths, upto, percent) for percent in (5, 50, 95))
+        found[int(id_)] = Measure(p5, median, p95, nearest, area)
+    min_m = min((m.nearest.depth_m for m in found.values()), default=None)
+    max_m = max((int(depths[-1]) / 1000 for depths, _ in seen.values()), default=None)
+    return Measures(found, min_m, max_m)
 
 
-def _percentile(ordered: NDArray[np.uint16], percent: float) -> float:
-    """Of increasing millimetres, in metres; between two values, a linear mean of them."""
-    position = (len(ordered) - 1) * percent / 100
+def _histograms(labels: UInt8, depth: UInt16) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Of every class that is there: its id, and how many of its pixels have each depth from 0 to the greatest of all.
+
+    Counting is several times as fast as sorting, and depths in whole millimetres lose nothing by it.
+    """
+    depths, classes = int(depth.max()) + 1, int(labels.max()) + 1
+    if classes * depths <= MAX_BINS:
+        both = np.multiply(labels, depths, dtype=np.intp)
+        both += depth
+        table = np.bincount(both.ravel(), minlength=classes * depths).reshape(classes, depths)
+        yield from enumerate(table)
+    else:  # Far things and many classes: a table of all would not fit into a core's cache, or be very large.
+        for id_ in np.flatnonzero(np.bincount(labels.ravel())):
+            yield int(id_), np.bincount(depth[labels == id_], minlength=1)
+
+
+def _percentile(depths: NDArray[np.intp], upto: NDArray[np.intp], percent: float) -> float:
+    """Of increasing millimetres, each with the number of pixels up to it, in metres; between two pixels, a linear mean
+    of them."""
+    position = (int(upto[-1]) - 1) * percent / 100
     below = int(position)
-    low, high = int(ordered[below]), int(ordered[min(below + 1, len(ordered) - 1)])
-    return (low + (high - low) * (position - below)) / 1000
+    low, high = depths[upto.searchsorted((below, min(below + 1, int(upto[-1]) - 1)), side="right")].tolist()
+    return float(low + (high - low) * (position - below)) / 1000

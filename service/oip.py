@@ -242,8 +242,7 @@ async def infer(service: Pipeline, body: bytes, header_length: int | None, name:
     request, pictures = await service.in_pool(lambda: parse(body, header_length))
     if len(pictures) > service.settings.queue_size:
         raise TooManyPictures(f"At most {service.settings.queue_size} pictures fit in the queue of this server.")
-    canvas_bytes = max(height * width * 3 for height, width in service.card.input.sizes)
-    with service.batcher.place(len(body) + len(pictures) * canvas_bytes, pictures=len(pictures)):
+    with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
         decoded = await service.in_pool(lambda: _decode(service, pictures))
         decode_s = time.perf_counter() - start
         results = await _all([service.batcher.infer(picture.canvas) for picture in decoded])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 from service.cameras import Given
@@ -93,7 +95,14 @@ def negotiate_batch(accept: str, output: Output) -> str:
 
 def quality(accept: str, media_type: str) -> float:
     """How much an Accept header wants a media type, 0 to 1; the most specific range counts (RFC 9110, 12.5.1)."""
-    ranges = [media_type, media_type.partition("/")[0] + "/*", "*/*"]
+    found = _ranges(accept)
+    ranges = (media_type, media_type.partition("/")[0] + "/*", "*/*")
+    return next((found[r] for r in ranges if r in found), 0.0)
+
+
+@lru_cache(maxsize=64)  # Clients send the same few, and every output is asked for.
+def _ranges(accept: str) -> Mapping[str, float]:
+    """The media ranges of an Accept header, and how much each is wanted."""
     found: dict[str, float] = {}
     for item in accept.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
@@ -107,4 +116,4 @@ def quality(accept: str, media_type: str) -> float:
                 if not 0.0 <= wanted <= 1.0:  # NaN too.
                     wanted = 0.0
         found[name] = wanted
-    return next((found[r] for r in ranges if r in found), 0.0)
+    return found

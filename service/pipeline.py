@@ -46,6 +46,8 @@ class Pipeline:
         self.card = card
         self.batcher = batcher
         self.metrics = metrics
+        self.canvas_bytes = max(height * width * 3 for height, width in card.input.sizes)
+        """What a picture takes once it is decoded."""
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="segdepth-pixels")
 
     def start(self) -> None:
@@ -64,8 +66,7 @@ class Pipeline:
         """
         start = time.perf_counter()
         chosen = options or Options()
-        canvas_bytes = max(height * width * 3 for height, width in self.card.input.sizes)
-        with self.batcher.place(len(upload) + canvas_bytes):
+        with self.batcher.place(len(upload) + self.canvas_bytes):
             seen = await self.in_pool(lambda: self._decode(upload, chosen.camera))
             result = await self.batcher.infer(seen.canvas)
             return await self.in_pool(lambda: self._render(upload, output, chosen, seen, result, start))

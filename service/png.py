@@ -36,6 +36,7 @@ def _fast_zlib() -> ModuleType | None:
 
 
 isal_zlib = _fast_zlib()
+crc32 = (isal_zlib or zlib).crc32
 
 
 def encode(
@@ -86,7 +87,7 @@ def _kind(pixels: NDArray[np.uint8] | NDArray[np.uint16], palette: NDArray[np.ui
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
-    return b"".join([struct.pack(">I", len(body)), name, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))])
+    return b"".join([struct.pack(">I", len(body)), name, body, struct.pack(">I", crc32(body, crc32(name)))])
 
 
 def _deflated(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -13,6 +13,8 @@ MAX_HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
 MIN_SENT_BYTES = 64 * 1024
 """What a client must take of its answer in each `transfer_timeout_s`."""
+MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""Of a request's body, after its answer."""
 
 
 class HardenedProtocol(HttpToolsProtocol):
@@ -22,6 +24,9 @@ class HardenedProtocol(HttpToolsProtocol):
     - 408 when a request's headers are not complete `HEADER_SECONDS` (or `transfer_timeout_s`, if that is less) after
       the connection or their first byte;
     - the connection is cut when a client takes less than `MIN_SENT_BYTES` of its answer in `transfer_timeout_s`;
+    - after an answer that did not wait for the request's body, the rest of it is thrown away and the connection stays,
+      for `MAX_UNREAD_BYTES` and `transfer_timeout_s`; a client that asked whether it should send, and did not, is not
+      waited for;
     - what is not HTTP is answered with a problem document, like every other error.
     """
 
@@ -31,8 +36,13 @@ class HardenedProtocol(HttpToolsProtocol):
     _header_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _unread_timer: asyncio.TimerHandle | None = None
     _refused = False
     _unsent = 0
+    _receiving = False
+    """The body of the last request is not complete."""
+    _body_bytes = 0
+    """What has come of it."""
 
     # --- headers
 
@@ -54,6 +64,10 @@ class HardenedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        # Set where the request before ended; more than one may come at once.
+        self._unset_keepalive_if_required()
+        self._receiving = True
+        self._body_bytes = 0
         if self._header_timer is None:  # The next request of a kept connection.
             self._expect_headers()
 
@@ -68,12 +82,25 @@ class HardenedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._refused:
-            super().on_body(body)
+        if self._refused:
+            return
+        self._body_bytes += len(body)
+        super().on_body(body)
+        if self.cycle.response_complete and self._body_bytes > MAX_UNREAD_BYTES:
+            self._cut()
 
     def on_message_complete(self) -> None:
-        if not self._refused:
-            super().on_message_complete()
+        self._receiving = False
+        if self._refused:
+            return
+        super().on_message_complete()
+        if self._unread_timer is not None:
+            self._stop(self._unread_timer)
+            self._unread_timer = None
+            # What came of the body has ended the wait for the next request that began with the answer.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _expect_headers(self) -> None:
         self._header_bytes = 0
@@ -98,8 +125,21 @@ class HardenedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        # Of pipelined requests, only the last one can be incomplete.
+        if self._receiving and self.cycle.response_complete and not self.transport.is_closing():
+            if self.expect_100_continue and not self._body_bytes:
+                # Whether its body or its next request comes first could not be told apart.
+                self._cut()
+            else:
+                self._unread_timer = self.loop.call_later(self.transfer_timeout_s, self._cut)
         if self.transport.is_closing():  # It closes when all is sent, which may be never.
             self._watch_sending()
+
+    def _cut(self) -> None:
+        """Close; what still comes is of no use."""
+        self._refused = True
+        self.transport.close()
+        self._watch_sending()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -119,10 +159,10 @@ class HardenedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop(self._header_timer)
-        self._stop(self._write_timer)
+        for timer in (self._header_timer, self._write_timer, self._unread_timer):
+            self._stop(timer)
         # Resuming inside must find no timer to stop.
-        self._header_timer = self._write_timer = None
+        self._header_timer = self._write_timer = self._unread_timer = None
         super().connection_lost(exc)
 
     # --- what is not HTTP

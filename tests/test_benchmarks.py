@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -102,6 +103,36 @@ def test_open_loop_keeps_its_rate(odd: int, file: str) -> None:
     assert got.bytes_per_answer == 4101
 
 
+def test_even_arrivals_have_equal_intervals(odd: int, file: str) -> None:
+    got = load.run(Load("127.0.0.1", odd, [Request("/a", file)], 1.0, rate=40, even=True))
+    assert got.sent == sum(got.statuses.values()) == 39  # One every 25 ms, inside of the second.
+
+
+def test_an_answer_may_come_in_any_pieces() -> None:
+    got: list[load._Answer | None] = []
+    whole = {
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello": load._Answer(200, False, 5, True),
+        b"HTTP/1.1 503 No\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n": load._Answer(
+            503, True, 0, False
+        ),
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n": (
+            load._Answer(200, False, 21, True)
+        ),
+    }
+    connection = load._Connection()
+    connection.connection_made(unittest.mock.create_autospec(asyncio.Transport))
+    for size in (1, 3, 1000):
+        for data, answer in whole.items():
+            connection.ask(b"", got.append)
+            for at in range(0, len(data), size):
+                assert not got
+                connection.data_received(data[at : at + size])
+            assert got.pop() == answer
+    connection.ask(b"", got.append)
+    connection.connection_lost(None)
+    assert got == [None]
+
+
 def test_broken_connections_are_counted(odd: int, file: str) -> None:
     got = load.run(Load("127.0.0.1", odd, [Request("/break", file)], 0.3, rate=30))
     assert got.statuses == {"error": got.sent}
@@ -137,8 +168,9 @@ def test_service_is_measured(server: Server, tmp_path: Path) -> None:
     picture = tmp_path / "a.jpg"
     picture.write_bytes(encode(quadrants(), "JPEG"))
     assert {"mask", "depth", "depth_color", "overlay"} <= set(serving.outputs(server.url))
-    service = serving.measure(server.port, [picture], [1, 2], 0.3, others=False)
+    service = serving.measure(server.port, [picture], [1, 2], 0.5, others=False)
     assert set(service["closed"]) == {"1", "2"} and service["capacity_per_s"] > 0
+    assert list(service["open"]) == ["50%, evenly", "50%, at random", "80%, evenly", "80%, at random"]
     assert service["live_during_overload"]["statuses"].get("200", 0) > 0
     assert service["recovery_s"] is not None
     text = serving.markdown(

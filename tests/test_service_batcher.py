@@ -172,6 +172,33 @@ def test_retry_after_is_the_time_in_which_all_places_get_free(monkeypatch: pytes
     asyncio.run(test())
 
 
+def test_what_would_come_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
+
+    async def test() -> None:
+        async with running(FakeEngine()) as batcher:
+            begin(RequestContext(deadline=now + 1.0))
+            with batcher.place(1, pictures=40):
+                with batcher.place(1):
+                    pass  # Nothing is measured yet, and a guess is no reason.
+                batcher._gaps.clear()
+                batcher._gaps.extend([0.02, 0.03])
+                with batcher.place(1):  # 40 x 25 ms
+                    with pytest.raises(Overloaded) as caught, batcher.place(1):
+                        pass
+                    assert caught.value.headers == {"Retry-After": "2"}  # 41 x 25 ms
+                    assert "for 1.0 s" in caught.value.detail
+                    begin(RequestContext(deadline=now + 1.1))
+                    with batcher.place(1):
+                        pass
+            begin(RequestContext(deadline=now - 1.0))
+            with batcher.place(1):  # The first one shows how long it takes.
+                pass
+
+    asyncio.run(test())
+
+
 def test_not_ready_until_warm() -> None:
     async def test() -> None:
         engine = FakeEngine()

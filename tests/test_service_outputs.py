@@ -131,10 +131,13 @@ def test_the_nearest_point_and_the_area_are_those_of_the_uploaded_picture() -> N
     assert measured.classes[0].area_m2 == pytest.approx(4 * 3 - 4 * 100 / 320**2)
 
 
-def test_percentiles_are_numpy_s() -> None:
+@pytest.mark.parametrize("farthest", [65535, 20])  # Hardly one depth twice, and many.
+@pytest.mark.parametrize("max_bins", [measures.MAX_BINS, 0])
+def test_percentiles_are_numpy_s(farthest: int, max_bins: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "MAX_BINS", max_bins)
     rng = np.random.default_rng(0)
-    labels, depth = rng.integers(0, 8, (30, 40)), rng.integers(0, 65536, (30, 40))
-    labels[0, 0], depth[0, 0] = 7, 65535
+    labels, depth = rng.integers(0, 8, (30, 40)), rng.integers(0, farthest + 1, (30, 40))
+    labels[0, 0], depth[0, 0] = 7, farthest
     labels[labels == 3] = 2
     labels[5, 6], depth[5, 6] = 3, 0  # a class without valid depth
     measured = measures.measure(made(labels, depth, Camera(30, 30, 0, 0, "assumed")))
@@ -146,7 +149,14 @@ def test_percentiles_are_numpy_s() -> None:
         assert [found.p5_m, found.median_m, found.p95_m] == pytest.approx(expected.tolist())
         v, u = divmod(int(own.argmin()), 40)
         assert found.nearest == (u, v, valid.min() / 1000)
-    assert measured.max_m == 65.535
+        assert found.area_m2 == pytest.approx(float((valid / 1000.0) @ (valid / 1000.0)) / 900)
+    assert (measured.min_m, measured.max_m) == (depth[(depth > 0)].min() / 1000, farthest / 1000)
+
+
+def test_no_valid_depth_has_no_figures() -> None:
+    labels = np.arange(12).reshape(3, 4)
+    nothing = measures.measure(made(labels, np.zeros((3, 4)), Camera(30, 30, 0, 0, "assumed")))
+    assert nothing == ({}, None, None)
 
 
 def test_unreliable_pixels() -> None:
