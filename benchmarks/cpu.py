@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from service.cores import usable_cores
-from service.engine import Engine, load_engine, read_card
+from service.devices import load_engine
+from service.engine import Engine, read_card
 from service.errors import StartupError
 from service.images import UInt8
 

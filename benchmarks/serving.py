@@ -37,7 +37,7 @@ import numpy as np
 from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, serve_command, server, table
 from benchmarks.load import Load, Measured, Request, Sending, run
 from service.cores import usable_cores
-from service.engine import load_engine
+from service.devices import load_engine
 from service.settings import BUNDLED_MODEL
 
 PATH = "/predict"

@@ -18,7 +18,8 @@ from service.admission import RefuseEarly
 from service.auth import ApiKeys, RequireKey
 from service.card import ModelCard
 from service.cores import usable_cores
-from service.engine import Engine, load_engine, read_card
+from service.devices import load_engine
+from service.engine import Engine, read_card
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.middleware import Observe

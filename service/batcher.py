@@ -380,6 +380,8 @@ class Batcher:
     def _fail(self, owner: _Owner, batch: list[_Item], error: Exception) -> None:
         """Tell those who wait for a batch; called where the exception is handled."""
         owner.failures = MAX_FAILURES if isinstance(error, DeviceLost) else owner.failures + 1
+        if owner.failures >= MAX_FAILURES:
+            owner.state = "lost"  # Who asks after one of these answers is told so.
         self._metrics.failures.labels(owner.name).inc()
         log.exception("engine %s failed on a batch of %d", owner.name, len(batch))
         for item in batch:
@@ -388,7 +390,6 @@ class Batcher:
     def _lose(self, owner: _Owner) -> None:
         """Take an engine out; with the last one, nothing that waits can be answered."""
         with self._wake:
-            owner.state = "lost"
             left = sum(other.state != "lost" for other in self._owners)
             waiting = list(self._waiting) if not left else []
             if not left:

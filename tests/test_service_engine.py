@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto
 from service_onnx import card, write_model
 
-from service.engine import Engine, OnnxEngine, load_engine, read_card
+from service.devices import load_engine
+from service.engine import Engine, OnnxEngine, read_card
 from service.errors import StartupError
 
 

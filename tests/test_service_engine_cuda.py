@@ -17,7 +17,8 @@ import pytest
 from service_onnx import write_model
 
 from service import doctor, engine_cuda
-from service.engine import DeviceLost, OnnxEngine, load_engine, open_session, session_options
+from service.devices import load_engine
+from service.engine import DeviceLost, OnnxEngine, open_session, session_options
 from service.engine_bound import Device
 from service.engine_cuda import CUDA, TENSORRT, CudaDevice, CudaError, CudaRuntime, GpuOptions, gpu_engine
 from service.errors import StartupError
