@@ -34,6 +34,8 @@ except ImportError:  # There are no wheels for every machine.
 MOST_CONNECTIONS = 800
 """Of an open loop; an arrival that finds none free fails."""
 ANSWER_WITHIN_S = 60.0
+IDLE_S = 2.0
+"""Servers close connections on which nothing is asked, uvicorn's after 5 s; a request that meets this would fail."""
 ALL_SENT = "all sent\n"
 
 
@@ -160,6 +162,7 @@ class _Connection(asyncio.Protocol):
         self._answer: _Answer | None = None
         self._left = 0
         self._chunks: bytearray | None = None
+        self._told_at = 0.0
         self.asked = 0.0
         """When the request under way was sent, on `time.perf_counter`'s clock."""
 
@@ -168,6 +171,11 @@ class _Connection(asyncio.Protocol):
         self.asked = time.perf_counter()
         assert self._transport is not None
         self._transport.write(request)
+
+    def fresh(self) -> bool:
+        """Not closed, and not so old that the server may be closing it."""
+        assert self._transport is not None
+        return not self._transport.is_closing() and self._told_at + IDLE_S > time.perf_counter()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -204,7 +212,7 @@ class _Connection(asyncio.Protocol):
         self._answer = _Answer(int(head[9:12]), retry_after, self._left, stays)
 
     def _tell(self, answer: _Answer | None) -> None:
-        told, self._told = self._told, None
+        told, self._told, self._told_at = self._told, None, time.perf_counter()
         if told is not None:
             told(answer)
 
@@ -248,8 +256,10 @@ class _Sender:
         counted = since >= self.begin
         self.sent += counted
         self.under_way += 1
+        # The one used last: the others grow old, and their number shows how many were needed.
+        while self.free and not self.free[-1].fresh():
+            self.free.pop().close()
         if self.free:
-            # The one used last: the others grow old, and their number shows how many were needed.
             self._ask(self.free.pop(), request, since, counted)
         elif len(self.busy) + len(self.opening) < MOST_CONNECTIONS:
             task = asyncio.create_task(self._open(request, since, counted))

@@ -31,7 +31,8 @@ def wait_for(done: Callable[[], bool]) -> None:
 
 
 class Odd(BaseHTTPRequestHandler):
-    """Answers a third with 503; /chunks in chunks, /close with a closed connection, /break without an answer."""
+    """Answers a third with 503; /chunks in chunks, /close with a closed connection, /break without an answer,
+    /idle with a connection that is closed when nothing more comes."""
 
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, str, bytes]]
@@ -47,6 +48,8 @@ class Odd(BaseHTTPRequestHandler):
         self.send_response(503 if refuse else 200)
         if refuse:
             self.send_header("Retry-After", "1")
+        if self.path == "/idle":
+            self.connection.settimeout(0.05)
         if self.path == "/close":
             self.send_header("Connection", "close")
         if self.path == "/chunks":
@@ -131,6 +134,11 @@ def test_an_answer_may_come_in_any_pieces() -> None:
     connection.ask(b"", got.append)
     connection.connection_lost(None)
     assert got == [None]
+
+
+def test_connections_that_the_server_closed_are_not_used(odd: int, file: str) -> None:
+    got = load.run(Load("127.0.0.1", odd, [Request("/idle", file)], 1.0, rate=6, even=True))
+    assert got.statuses == {"200": 4, "503": 1}
 
 
 def test_broken_connections_are_counted(odd: int, file: str) -> None:
