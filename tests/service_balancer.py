@@ -24,21 +24,15 @@ class Balancer:
     """Host and port of its metrics."""
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @contextmanager
 def started(folder: Path, *replicas: int) -> Iterator[Balancer]:
     """The balancer, when it has found the replicas at these ports ready. Fixed addresses stand in for Docker's DNS."""
     servers = "\n    ".join(f"server r{n} 127.0.0.1:{port}" for n, port in enumerate(replicas))
     text, count = re.subn(r"server-template .*", servers, CONFIG.read_text())
     assert count == 1
-    port, internal = free_ports(2)
+    # Both at once, so that they differ.
+    with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
+        port, internal = a.getsockname()[1], b.getsockname()[1]
     text = text.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("bind :8404", f"bind 127.0.0.1:{internal}")
     config = folder / "haproxy.cfg"
     config.write_text(text.replace("/tmp/haproxy.sock", str(folder / "sock")))

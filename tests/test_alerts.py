@@ -26,10 +26,12 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from service_balancer import free_ports, started
+from service_balancer import started
 from service_client import check_problem, encode, quadrants
 from service_onnx import card, write_model
 from service_process import ROOT, Server, start
+
+from benchmarks.common import free_port
 
 if missing := [name for name in ("haproxy", "prometheus") if shutil.which(name) is None]:
     pytest.skip(f"needs {' and '.join(missing)}", allow_module_level=True)
@@ -146,7 +148,7 @@ def prometheus(folder: Path, balancer: str) -> Iterator[Prometheus]:
     of_balancer["static_configs"] = [{"targets": [balancer]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / "alerts.yml").write_text(hurried((FILES / "alerts.yml").read_text()))
-    [port] = free_ports(1)
+    port = free_port()
     options = [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
@@ -289,7 +291,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         load.shutdown()
 
         assert [post(troubled.url, FAILING) for _ in range(3)] == [500] * 3
-        assert eventually(lambda: httpx.get(f"{troubled.url}/health/ready").status_code == 503)
+        assert httpx.get(f"{troubled.url}/health/ready").status_code == 503
         found.live = httpx.get(f"{troubled.url}/health/live").status_code
         check_problem(httpx.get(f"{troubled.url}/health/live"), 503)
         assert post(balancer.url, PICTURE) == 200

@@ -208,7 +208,7 @@ def test_options_are_those_of_the_server() -> None:
 
 
 def test_each_output_has_a_suffix_of_its_own() -> None:
-    suffixes = [bulk.SUFFIXES.get(name, f".{name}.png") for name in get_args(Output)]
+    suffixes = [bulk.suffix_of(name) for name in get_args(Output)]
     assert len(set(suffixes)) == len(suffixes)
     assert suffixes[get_args(Output).index("mask")] == ".mask.png"
 
@@ -271,7 +271,7 @@ def test_files_are_the_bytes_of_the_server(server: Server, tiny_model: Path, pho
     local, remote = photos.parent / "local", photos.parent / "remote"
     assert predict(photos, "--out", local, "--output", output, "--model", tiny_model, *options) == 0
     assert predict(photos, "--out", remote, "--output", output, "--url", server.url, *options) == 0
-    suffix = bulk.SUFFIXES.get(output, f".{output}.png")
+    suffix = bulk.suffix_of(output)
     assert list(files(local)) == list(files(remote)) == [f"a{suffix}", f"b{suffix}", f"sub/c{suffix}"]
     for name, source in (("a", "a.png"), ("b", "b.jpg"), ("sub/c", "sub/c.png")):
         response = httpx.post(

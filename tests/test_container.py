@@ -19,7 +19,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from service_balancer import free_ports
 from service_client import encode
 from service_process import ROOT
 
@@ -35,6 +34,8 @@ from test_service_server import (  # noqa: F401
     test_unusual_pictures,
     test_wrong_field_name,
 )
+
+from benchmarks.common import free_port
 
 if not (IMAGE := os.environ.get("SEGDEPTH_TEST_IMAGE", "")):
     pytest.skip("needs Docker and SEGDEPTH_TEST_IMAGE", allow_module_level=True)
@@ -65,7 +66,7 @@ def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def container(model: Path, **settings: str) -> Iterator[Container]:
     """A ready one."""
-    [port] = free_ports(1)
+    port = free_port()
     found = Container(f"segdepth-test-{port}", port)
     model.parent.chmod(0o755)
     confined = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"]

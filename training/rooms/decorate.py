@@ -243,13 +243,18 @@ def dress_walls(
 # ----------------------------------------------------------------------------------------------------------- the floor
 
 
+def _for_area(b: Builder) -> float:
+    """How much more stands on this floor than on one of 16 m²: it grows with the room's sides, not its area."""
+    return min(2.0, math.sqrt(b.plan.area / 16))
+
+
 def plants(b: Builder, mean: float) -> None:
     """Plants, some as tall as a person, some in twos.
 
     Args:
         mean: Expected number for a room of 16 m².
     """
-    for _ in range(int(b.rng.poisson(mean * min(2.0, math.sqrt(b.plan.area / 16))))):
+    for _ in range(int(b.rng.poisson(mean * _for_area(b)))):
         grown = b.stand(
             b.take(
                 "plant.large",
@@ -273,7 +278,7 @@ def litter(
 ) -> None:
     """Things on the floor: expected numbers for a room of 16 m²."""
     r, p = b.rng, b.palette
-    scale = b.mess * min(2.0, math.sqrt(b.plan.area / 16))
+    scale = b.mess * _for_area(b)
 
     def number(mean: float) -> range:
         return range(int(r.poisson(mean * scale)))
