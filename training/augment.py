@@ -78,7 +78,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random zoom and crop to the training size, flip, and colour.
+    """Random zoom and crop to the training size, flip, and colour or none.
 
     Attributes:
         size: Training size (height, width).
@@ -86,12 +86,15 @@ class Augmentation:
             below 1 there is a border without labels.
         flip: Mirror every other picture.
         color: Strength of brightness, contrast, saturation, colour-cast and gamma changes: 0 is none, 1 is strong.
+        grey: Share of the pictures that lose their colours, which is when the network must learn from shapes and
+            shading. Colours of rendered rooms are not those of real ones.
     """
 
     size: tuple[int, int]
     zoom: tuple[float, float] = (1.0, 1.5)
     flip: bool = True
     color: float = 0.5
+    grey: float = 0.0
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> Picture:
         return self.show(picture, self.view(picture, rng), rng)
@@ -118,6 +121,8 @@ class Augmentation:
             image, label, depth = image[:, ::-1], label[:, ::-1], depth[:, ::-1]
         if self.color > 0:
             image = jitter(image, self.color, rng)
+        if self.grey > 0 and rng.uniform() < self.grey:
+            image = np.repeat(np.asarray(Image.fromarray(image).convert("L"))[..., None], 3, axis=2)
         return Picture(np.ascontiguousarray(image), np.ascontiguousarray(label), np.ascontiguousarray(depth))
 
 

@@ -140,6 +140,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--zoom", type=float, nargs=2, default=(1.0, 1.5), metavar=("MIN", "MAX"), help="random zoom")
     add("--color", type=float, default=0.5, help="strength of the colour changes, 0 to 1")
+    add("--grey", type=float, default=0.0, metavar="P", help="share of the pictures that lose their colours")
     add("--precision", choices=DTYPES, default="fp32")
     add("--compile", action="store_true", help="torch.compile: a slow start, then faster")
     add(
@@ -164,6 +165,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--batch-size: batch normalisation over 1x1 maps needs at least 2 pictures")
     if min(args.epochs, args.eval_every, args.accumulate, args.log_every, args.loss_stride) < 1:
         parser.error("--epochs, --eval-every, --log-every, --accumulate and --loss-stride must be at least 1")
+    if not 0 <= args.grey <= 1:
+        parser.error("--grey is a share, 0 to 1")
     if not 0 < args.zoom[0] <= args.zoom[1]:
         parser.error("--zoom: give 0 < MIN <= MAX")
     if not (0 <= args.ema < 1 and args.warmup >= 0 and args.clip >= 0 and args.exchange_lr > 0):
@@ -375,7 +378,7 @@ def train(args: argparse.Namespace) -> int:
     size = args.size or as_it_is.read(as_it_is.names[0]).label.shape
     if any(side % args.loss_stride for side in size):
         raise TrainingError(f"--loss-stride {args.loss_stride} does not divide the training size {size[0]}x{size[1]}")
-    augmentation = Augmentation(size, zoom=args.zoom, color=args.color)
+    augmentation = Augmentation(size, zoom=args.zoom, color=args.color, grey=args.grey)
     train_set = FolderDataset(info, args.train_split, augmentation, args.seed, network.auxiliary_tasks, args.focal)
     val_set = None if args.val_split == "none" else FolderDataset(info, args.val_split)
     if len(train_set) < args.batch_size:
