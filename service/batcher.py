@@ -83,6 +83,7 @@ class _Owner:
         self.engine: Engine | None = None
         self.state: Literal["loading", "ready", "lost"] = "loading"
         self.progress = (0, 1)
+        self.max_batch = 1
         self.failures = 0
         self.thread: threading.Thread | None = None
 
@@ -93,7 +94,7 @@ class Batcher:
     Args:
         loaders: each makes one engine; called in the thread that owns it.
         on_failure: told, in such a thread, why an engine cannot be had.
-        max_batch: the most pictures at once.
+        max_batch: the most pictures at once, also where an engine would take more.
         queue_size: the most requests that hold a place.
         queue_bytes: the most bytes that they take together.
     """
@@ -278,14 +279,16 @@ class Batcher:
             log.debug("loading failed", exc_info=True)
             self._on_failure(StartupError(f"the model cannot be loaded: {type(error).__name__}: {error}"))
             return
+        owner.max_batch = min(self._max_batch, engine.max_batch)
         owner.engine = engine
         owner.state = "ready"
         log.info(
-            "model %s %s is ready on %s after %.1f s",
+            "model %s %s is ready on %s after %.1f s, for %d picture(s) at once",
             engine.card.name,
             engine.card.version,
             engine.provider,
             time.perf_counter() - start,
+            owner.max_batch,
         )
         running: deque[_Running] = deque()
         at_once = 2 if isinstance(engine, OverlappingEngine) else 1
@@ -324,13 +327,13 @@ class Batcher:
                     self._idle -= 1
                 batch: list[_Item] = []
                 others: deque[_Item] = deque()
-                while self._waiting and len(batch) < self._max_batch:
+                while self._waiting and len(batch) < owner.max_batch:
                     item = self._waiting.popleft()
                     if batch and item.canvas.shape != batch[0].canvas.shape:
                         others.append(item)
                     elif self._is_wanted(item):
                         batch.append(item)
-                released = "full" if len(batch) == self._max_batch else "size" if others else "empty"
+                released = "full" if len(batch) == owner.max_batch else "size" if others else "empty"
                 others.extend(self._waiting)
                 self._waiting = others
                 if batch:

@@ -32,6 +32,6 @@ def load_engine(
         gpu = GpuOptions(graphs=cuda_graphs, memory=gpu_memory, cache_dir=cache_dir)
         return gpu_engine(path, kind, int(index or 0), max_batch=max_batch, options=gpu)
     if kind == "cpu":
-        return OnnxEngine(path, threads=threads)
+        return OnnxEngine(path, threads=threads, max_batch=max_batch)
     precision: Literal["f32", "bf16"] = "bf16" if kind == "openvino-bf16" else "f32"
     return OpenVinoEngine(path, precision=precision, threads=threads, max_batch=max_batch)

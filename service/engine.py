@@ -6,6 +6,7 @@ The ONNX file is the contract: input `image` uint8 [N, H, W, 3], outputs `labels
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,10 @@ Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
 CPU = "CPUExecutionProvider"
+TRIAL_S = 0.1
+"""For so long a number of pictures at once is tried, to see what it brings."""
+WORTH_WHILE = 1.05
+"""So much quicker a larger batch must be."""
 OUTPUTS = {"labels": "tensor(uint8)", "depth": "tensor(uint16)", "confidence": "tensor(uint8)"}
 
 
@@ -51,8 +56,12 @@ class Engine(Protocol):
     def nodes(self) -> dict[str, int]:
         """How many nodes of the graph each provider runs."""
 
+    @property
+    def max_batch(self) -> int:
+        """The most pictures that it is worth while to give it at once; known after `warm_up`."""
+
     def warm_up(self, progress: Progress) -> None:
-        """Run every shape once that requests will need."""
+        """Run every shape once that requests will need, and find `max_batch`."""
 
     def infer(self, batch: UInt8) -> Prediction:
         """Run uint8 [N, H, W, 3], sRGB, of one of the card's sizes."""
@@ -78,13 +87,17 @@ class DeviceLost(Exception):  # noqa: N818 - what happened, as CUDA says it
 class OnnxEngine:
     """An `Engine` on ONNX Runtime, on the CPU.
 
+    Args:
+        threads: of the network; 0 takes one per core.
+        max_batch: the most pictures at once.
+
     Raises:
         StartupError: the file breaks the contract.
     """
 
     provider = CPU
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, max_batch: int = 1) -> None:
         options = session_options()
         # What is not set here is right as it is: all graph optimisations, one node at a time, and an arena that
         # keeps the memory of the largest batch.
@@ -97,10 +110,11 @@ class OnnxEngine:
         self._session = open_session(path, options, [CPU])
         self.card = check_contract(self._session, path)
         self.nodes = count_nodes([self._session])
+        self.max_batch = max_batch
 
     def warm_up(self, progress: Progress) -> None:
-        """Run every size of the card, and check the answers' shapes."""
-        check_shapes(self, [1], progress)
+        """Run every size of the card, check the answers' shapes, and find `max_batch`."""
+        self.max_batch = warm_up(self, [1], progress)
 
     def infer(self, batch: UInt8) -> Prediction:
         return Prediction(*self._session.run(list(OUTPUTS), {"image": batch}))
@@ -109,23 +123,63 @@ class OnnxEngine:
         del self._session
 
 
-def check_shapes(engine: Engine, batches: Iterable[int], progress: Progress) -> None:
+def warm_up(engine: Engine, batches: Iterable[int], progress: Progress) -> int:
     """Run every size of the card with every number of pictures in `batches`, and check the answers.
+
+    Returns:
+        The engine's `max_batch`, or less where larger batches are no quicker.
 
     Raises:
         StartupError: a map of another shape, or a class that the card does not have.
     """
     shapes = [(n, *size) for size in engine.card.input.sizes for n in batches]
+    steps = len(shapes) + 1
     for done, shape in enumerate(shapes):
-        progress(done, len(shapes))
-        noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-        prediction = engine.infer(noise)
+        progress(done, steps)
+        prediction = engine.infer(_noise(shape))
         for name, plane in prediction._asdict().items():
             if plane.shape != shape:
                 raise StartupError(f"the model's output {name} has shape {list(plane.shape)}, not {list(shape)}")
         if int(prediction.labels.max()) >= len(engine.card.classes):
             raise StartupError(f"the model gives class {prediction.labels.max()}, which its card does not have")
-    progress(len(shapes), len(shapes))
+    progress(steps - 1, steps)
+    best = _best_batch(engine)
+    progress(steps, steps)
+    return best
+
+
+def _best_batch(engine: Engine) -> int:
+    """How many pictures at once bring out most of them: 1, 2, 4, 8, ... are tried while each gains on the one before.
+
+    Where a device has no more to give, larger batches only keep everybody waiting: on two cores, batches of 8 of a
+    small network are slower than those of 2.
+    """
+    best, least_s = 1, float("inf")
+    if engine.max_batch == 1:
+        return best
+    for n in buckets(engine.max_batch):
+        batch = _noise((n, *engine.card.input.sizes[0]))
+        engine.infer(batch)  # The first of a shape may take memory.
+        seconds = []
+        while len(seconds) < 2 or (sum(seconds) < TRIAL_S and len(seconds) < 5):
+            start = time.perf_counter()
+            engine.infer(batch)
+            seconds.append(time.perf_counter() - start)
+        each_s = min(seconds) / n
+        if each_s * WORTH_WHILE > least_s:
+            break
+        best, least_s = n, each_s
+    return best
+
+
+def buckets(max_batch: int) -> list[int]:
+    """Numbers of pictures: 1, 2, 4, 8, ... and `max_batch`."""
+    powers = [1 << k for k in range((max_batch - 1).bit_length())]
+    return [*powers, max_batch]
+
+
+def _noise(shape: tuple[int, ...]) -> UInt8:
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
 def read_card(path: Path) -> ModelCard:

@@ -24,7 +24,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service.card import ModelCard
-from service.engine import DeviceLost, Prediction, Progress, check_shapes
+from service.engine import DeviceLost, Prediction, Progress, buckets, warm_up
 from service.images import Size, UInt8
 
 ALIGNMENT = 256
@@ -95,12 +95,6 @@ class HostDevice:
 
     def close(self) -> None:
         self._held.clear()
-
-
-def buckets(max_batch: int) -> list[int]:
-    """The numbers of pictures that are run: 1, 2, 4, 8, ... and `max_batch`."""
-    powers = [1 << k for k in range((max_batch - 1).bit_length())]
-    return [*powers, max_batch]
 
 
 def bucket_of(pictures: int, sizes: Sequence[int]) -> int:
@@ -182,6 +176,7 @@ class BoundEngine:
         self.card = card
         self.provider = provider
         self.nodes = nodes
+        self.max_batch = max_batch
         self.buckets = buckets(max_batch)
         self._device = device
         self._sessions = dict(sessions)
@@ -194,9 +189,10 @@ class BoundEngine:
             self._sets[k].bound[size, bucket] = self._bind(self._sets[k], size, bucket, graph=number + 1)
 
     def warm_up(self, progress: Progress) -> None:
-        """Run every size of the card with every bucket, in both sets of buffers, and check the answers' shapes."""
+        """Run every size of the card with every bucket, in both sets of buffers, check the answers' shapes, and find
+        `max_batch`."""
         # One after the other they would all be in turn in one set of the two.
-        check_shapes(self, [bucket for bucket in self.buckets for _ in self._sets], progress)
+        self.max_batch = warm_up(self, [bucket for bucket in self.buckets for _ in self._sets], progress)
 
     def infer(self, batch: UInt8) -> Prediction:
         return self.collect(self.submit(list(batch)))

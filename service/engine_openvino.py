@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from service.cores import usable_cores
-from service.engine import OUTPUTS, Prediction, Progress, check_shapes, read_card
+from service.engine import OUTPUTS, Prediction, Progress, read_card, warm_up
 from service.errors import StartupError
 from service.images import Size, UInt8
 
@@ -77,11 +77,12 @@ class OpenVinoEngine:
             reason = " ".join(str(error).split())[:300]
             raise StartupError(f"{path} is not an ONNX file that OpenVINO can run: {reason}") from None
         self.nodes = {self.provider: len(model.get_ops())}
-        self._warm_batches = (1, max_batch) if max_batch > 1 else (1,)
+        self.max_batch = max_batch
 
     def warm_up(self, progress: Progress) -> None:
-        """Run every size of the card with one picture and with `max_batch`, and check the answers' shapes."""
-        check_shapes(self, self._warm_batches, progress)
+        """Run every size of the card with one picture and with `max_batch`, check the answers' shapes, and find
+        `max_batch`."""
+        self.max_batch = warm_up(self, sorted({1, self.max_batch}), progress)
 
     def infer(self, batch: UInt8) -> Prediction:
         n, size = len(batch), (batch.shape[1], batch.shape[2])

@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     max_files_bytes: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
     """The largest body of such a request in bytes; each of its pictures may have `max_bytes`."""
     max_batch: Annotated[int, Field(ge=1)] = 8
-    """The most pictures the network is given at once."""
+    """The most pictures the network is given at once. At its start the service tries whether so many gain anything on
+    the device, and takes fewer where they do not."""
     queue_size: Annotated[int, Field(ge=1)] = 64
     """The most requests that are worked on or wait; one more is answered with 503."""
     queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024

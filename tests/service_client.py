@@ -29,6 +29,7 @@ class FakeEngine:
 
     provider = "FakeExecutionProvider"
     nodes: ClassVar = {"FakeExecutionProvider": 3}
+    max_batch = 1000
 
     def __init__(self) -> None:
         self.card = ModelCard.model_validate(card())

@@ -302,6 +302,21 @@ def test_a_stream_of_one_size_does_not_starve_the_other() -> None:
     asyncio.run(test())
 
 
+def test_no_more_at_once_than_the_engine_gains_from() -> None:
+    class Small(FakeEngine):
+        max_batch = 2
+
+    async def test() -> None:
+        engine = Small()
+        async with running(engine, max_batch=4) as batcher:
+            tasks = await fill(engine, batcher, [canvas(k) for k in range(6)])
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+        assert [len(batch) for batch in engine.batches] == [1, 2, 2, 2]
+
+    asyncio.run(test())
+
+
 def test_why_batches_were_released() -> None:
     async def test() -> None:
         engine = FakeEngine()

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto
+from service_client import FakeEngine
 from service_onnx import card, write_model
 
 from service.devices import load_engine
-from service.engine import Engine, OnnxEngine, read_card
+from service.engine import Engine, OnnxEngine, Prediction, read_card, warm_up
 from service.errors import StartupError
 
 
@@ -27,7 +28,8 @@ def test_card_and_inference(tiny_model: Path) -> None:
     assert engine.nodes["CPUExecutionProvider"] >= 8
     steps: list[tuple[int, int]] = []
     engine.warm_up(lambda done, total: steps.append((done, total)))
-    assert steps == [(0, 2), (1, 2), (2, 2)]
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert engine.max_batch == 1
     batch = np.zeros((3, 48, 64, 3), np.uint8)
     batch[1] = (255, 0, 10)
     batch[2, 5, 6] = (0, 200, 200)
@@ -38,6 +40,51 @@ def test_card_and_inference(tiny_model: Path) -> None:
     assert (out.labels[1] == 1).all()
     assert (out.depth[1] == 4 * 265).all()
     assert (out.labels[2, 5, 6], out.depth[2, 5, 6], out.confidence[2, 5, 6]) == (6, 1600, 200)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "expected"),
+    [
+        ({1: 37, 2: 53, 4: 121, 8: 263}, 2),  # a small network on two cores
+        ({1: 37, 2: 74, 4: 60, 8: 60}, 1),  # what does not gain is where it ends
+        ({1: 37, 2: 71, 4: 10, 8: 10}, 1),  # 4 %
+        ({1: 37, 2: 70, 4: 140, 8: 10}, 2),  # 6 %
+        ({1: 5, 2: 5, 4: 5, 8: 6}, 8),  # a GPU
+        ({1: 5, 2: 7, 3: 8}, 3),
+        ({1: 5}, 1),
+    ],
+)
+def test_batches_are_as_large_as_gains_anything(
+    monkeypatch: pytest.MonkeyPatch, milliseconds: dict[int, int], expected: int
+) -> None:
+    now = 0.0
+    seen: list[int] = []
+
+    class Timed(FakeEngine):
+        max_batch = max(milliseconds)
+
+        def infer(self, batch: np.ndarray) -> Prediction:
+            nonlocal now
+            n = len(batch)
+            assert batch.shape == (n, *self.card.input.sizes[0], 3)
+            # The first run of a shape, and every third one, is disturbed.
+            now += (milliseconds[n] + (500 if seen.count(n) % 3 == 0 else 0)) / 1000
+            seen.append(n)
+            return super().infer(batch)
+
+    monkeypatch.setattr("service.engine.time", SimpleNamespace(perf_counter=lambda: now))
+    engine = Timed()
+    assert warm_up(engine, [], lambda done, total: None) == expected
+    assert max(seen, default=1) <= max(milliseconds)
+    assert all(3 <= seen.count(n) <= 6 for n in seen)
+
+
+def test_an_engine_knows_how_many_at_once_are_worth_while(tiny_model: Path) -> None:
+    engine = OnnxEngine(tiny_model, threads=1, max_batch=4)
+    assert engine.max_batch == 4
+    engine.warm_up(lambda done, total: None)
+    assert engine.max_batch in (1, 2, 4)
     engine.close()
 
 
@@ -101,7 +148,7 @@ def test_openvino_gives_the_same_maps_alone_and_together(tiny_model: Path) -> No
     assert (engine.provider, engine.card) == ("OpenVINO", read_card(tiny_model))
     steps: list[tuple[int, int]] = []
     engine.warm_up(lambda done, total: steps.append((done, total)))
-    assert steps == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps == [(k, 5) for k in range(6)]
     expected = OnnxEngine(tiny_model, threads=1)
     for shape in [(1, 48, 64, 3), (2, 64, 48, 3), (3, 48, 64, 3), (4, 48, 64, 3), (6, 48, 64, 3)]:
         batch = np.random.default_rng(shape[0]).integers(0, 256, shape, dtype=np.uint8)

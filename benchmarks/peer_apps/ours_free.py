@@ -21,6 +21,7 @@ from service.settings import BUNDLED_MODEL, Settings
 class FreeEngine:
     provider = "none"
     nodes: ClassVar[dict[str, int]] = {}
+    max_batch = 8
 
     def __init__(self) -> None:
         card = read_card(BUNDLED_MODEL)
