@@ -34,6 +34,8 @@ from service.version import __version__
 
 log = logging.getLogger("segdepth")
 
+SWITCH_S = 0.0005
+
 
 def create_app(settings: Settings | None = None, source: Source | None = None) -> FastAPI:
     """The service as an ASGI app.
@@ -56,6 +58,9 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        # A thread that wants the interpreter lets the one that has it go on for so long. The default, 5 ms, is a long
+        # time for the event loop to wait while a picture is worked on, and that happens several times a request.
+        sys.setswitchinterval(SWITCH_S)
         models.start()
         with reload_on_sighup(models):
             yield
