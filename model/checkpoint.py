@@ -37,8 +37,8 @@ class Checkpoint:
     Attributes:
         config: Names the network.
         weights: Its state dict, on the CPU.
-        info: JSON values that training wrote: `training`, `data`, `earlier_data` (of what the training started
-            from), `evaluations`, `progress`.
+        info: JSON values that training wrote: `training`, `data` (of several data sets, what they are together, and
+            each of them in its `sets`), `earlier_data` (of what the training started from), `evaluations`, `progress`.
         training_state: Tensors by name; empty once training has ended.
     """
 
@@ -114,9 +114,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
+def sets_of(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The data sets that `data` of a checkpoint is about: itself, or its `sets`."""
+    sets: list[dict[str, Any]] = data.get("sets", [data])
+    return sets
+
+
 def data_of(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any]]:
     """The data sets behind these weights and behind those that they started from, each once."""
     found: list[dict[str, Any]] = []
     for checkpoint in checkpoints:
-        found += [checkpoint.info["data"], *checkpoint.info.get("earlier_data", [])]
+        found += [*sets_of(checkpoint.info["data"]), *checkpoint.info.get("earlier_data", [])]
     return [data for i, data in enumerate(found) if data not in found[:i]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from model.classes import IGNORE
 from training.augment import Augmentation, Box, Picture, jitter, resample
-from training.data import DataError, FolderDataset, StepSampler, read_info
+from training.data import DataError, FolderDataset, StepSampler, joined, read_info, read_infos
 from training.targets import boundary_edges, surface_normals
 
 
@@ -215,6 +216,104 @@ def test_colour_changes_colour_only_within_bytes() -> None:
     changed = jitter(image, 1.0, np.random.default_rng(0))
     assert changed.dtype == np.uint8
     assert (changed != image).any()
+
+
+@pytest.mark.parametrize("color", [0.0, 0.7])
+def test_grey_is_the_luma_of_the_coloured_picture(color: float) -> None:
+    coloured, grey = (Augmentation((40, 60), color=color, grey=share) for share in (0.0, 1.0))
+    picture = coded(80, 120)
+    for seed in range(5):
+        before, after = (augment(picture, np.random.default_rng(seed)) for augment in (coloured, grey))
+        assert (before.image[..., 0] != before.image[..., 1]).any()
+        luma = np.asarray(Image.fromarray(before.image).convert("L"))
+        for channel in range(3):
+            np.testing.assert_array_equal(after.image[..., channel], luma)
+        np.testing.assert_array_equal(after.label, before.label)
+        np.testing.assert_array_equal(after.depth, before.depth)
+
+
+def test_grey_0_draws_nothing_and_a_share_is_drawn_of_the_pictures() -> None:
+    picture = coded(20, 30)
+
+    def draws(grey: float) -> bool:
+        augment, rng = Augmentation((20, 30), color=0, grey=grey), np.random.default_rng(0)
+        view = augment.view(picture, rng)
+        before = rng.bit_generator.state
+        augment.show(picture, view, rng)
+        return rng.bit_generator.state != before
+
+    assert draws(0.25) and not draws(0)
+    images = [Augmentation((20, 30), grey=0.25)(picture, np.random.default_rng(seed)).image for seed in range(200)]
+    assert 30 < sum(bool((image[..., 0] == image[..., 1]).all()) for image in images) < 70
+
+
+# --------------------------------------------------------------------------------------------- several folders
+
+
+def write_three(root: Path) -> list[Path]:
+    """Two folders, and a third that holds the pictures of both, those of the first first."""
+    parts = [root / "a", root / "b"]
+    whole = write_folder(root / "whole", pictures=1)  # replaced below
+    whole |= {"name": "tiny + other", "splits": {"train": [], "val": []}, "intrinsics": {}}
+    for part, size in zip(parts, ((48, 64), (30, 44)), strict=True):
+        write_plane(part, size)
+        raw = json.loads((part / "dataset.json").read_text())
+        for split, names in raw["splits"].items():
+            whole["splits"][split] += [f"{part.name}-{name}" for name in names]
+        for name, values in raw["intrinsics"].items():
+            whole["intrinsics"][f"{part.name}-{name}"] = values
+            for folder, suffix in (("images", "jpg"), ("labels", "png"), ("depth", "png")):
+                file = root / "whole" / folder / f"{part.name}-{name}.{suffix}"
+                shutil.copy(part / folder / f"{name}.{suffix}", file)
+    change(parts[1], name="other", license="CC-BY-4.0", attribution="by B")
+    (root / "whole" / "dataset.json").write_text(json.dumps(whole))
+    return [*parts, root / "whole"]
+
+
+def change(root: Path, **values: Any) -> None:
+    raw = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(raw | values))
+
+
+def test_several_folders_give_what_one_with_all_their_pictures_gives(tmp_path: Path) -> None:
+    a, b, whole = write_three(tmp_path)
+    info = joined(read_infos([a, b]))
+    more: dict[str, Any] = {"seed": 3, "auxiliary_tasks": ("normals", "edges"), "focal": 0.8}
+    for split, pictures in (("train", 6), ("val", 2)):
+        two, one = (FolderDataset(i, split, Augmentation((24, 32)), **more) for i in (info, read_info(whole)))
+        assert len(two) == len(one) == pictures
+        for index in range(pictures):
+            sample, expected = two[(1, index)], one[(1, index)]
+            folder, name = expected["name"].split("-")
+            assert sample.pop("name") == str(tmp_path / folder / name) and expected.pop("name")  # type: ignore[misc]
+            assert sample.keys() == expected.keys() == {"image", "label", "depth", "normals", "edges"}
+            assert all(value.equal(expected[key]) for key, value in sample.items())  # type: ignore[attr-defined, literal-required]
+
+
+def test_what_is_said_of_several_folders(tmp_path: Path) -> None:
+    a, b, _ = write_three(tmp_path)
+    change(a, cameras={"000000": "phone"}, depth={"kind": "raw"})
+    change(b, depth={"kind": "raw"})
+    info = joined(read_infos([a, b]))
+    assert (info.name, info.license, info.attribution) == ("tiny + other", "CC0-1.0 + CC-BY-4.0", "by B")
+    assert (info.cameras, info.depth_kind) == ({f"{a}/000000": "phone"}, "raw")
+    change(b, depth={"kind": "filled"}, name="tiny", license="CC0-1.0")
+    infos = read_infos([a, b])
+    both = joined(infos)
+    assert (both.name, both.license, both.depth_kind) == ("tiny", "CC0-1.0", "")
+    assert joined(infos[:1]) is infos[0]
+
+
+def test_folders_that_cannot_be_joined(tmp_path: Path) -> None:
+    a, b, _ = write_three(tmp_path)
+    (tmp_path / "link").symlink_to(a)
+    for again in (a, tmp_path / "b" / ".." / "a", tmp_path / "link"):
+        with pytest.raises(DataError, match=f"^{again}: this data set folder is given twice$"):
+            read_infos([a, b, again])
+    raw = json.loads((b / "dataset.json").read_text())
+    change(b, classes=[*raw["classes"][:2], {"id": 2, "name": "sofa", "color": [2, 2, 2]}])
+    with pytest.raises(DataError, match=f"^{b}: its classes are not those of {a}$"):
+        read_infos([a, b])
 
 
 # ------------------------------------------------------------------------------------------- auxiliary targets

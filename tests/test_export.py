@@ -138,6 +138,14 @@ def test_the_card_names_all_the_data_that_went_in(tmp_path: Path) -> None:
     assert (training["data"], training["license"]) == ("tiny + before", "CC0-1.0 + CC-BY-4.0")
     assert (training["attribution"], training["pictures"]) == ("by A + by B", 42)
 
+    # One that was trained on several, of which `before` was among what it had started from, too.
+    together = {**own, "name": "tiny + before", "license": "CC0-1.0 + CC-BY-4.0", "attribution": "", "max_depth_m": 9.0}
+    info = {**INFO, "data": {**together, "sets": [own, earlier[0]]}, "earlier_data": earlier[:1]}
+    _, parts = exporter.join([exporter.load_checkpoint(checkpoint(tmp_path / "several", "mtl", "mobilenet_v2", info))])
+    card = exporter.make_card(parts, 0, [(480, 640)], "fp32", args)
+    assert card["training"] == training | {"details": card["training"]["details"]}
+    assert card["depth"]["max_m"] == 9.0
+
 
 def test_the_card_says_for_which_focal_length_depth_is_metric(tmp_path: Path) -> None:
     def focal_px(**trainings: dict[str, Any]) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +190,14 @@ def test_size_is_height_by_width() -> None:
         parse_args(["--data", "d", "--out", "o", "--batch-size", "1"])
 
 
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_grey_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--data", "d", "--out", "o", "--grey", share])
+    assert capsys.readouterr().err.endswith("--grey is a share, 0 to 1\n")
+    assert parse_args(["--data", "d", "--out", "o", "--grey", "1"]).grey == 1
+
+
 def test_warmup_rises_to_the_poly_schedule() -> None:
     assert schedule(0, 100, 0) == 1.0
     assert schedule(0, 100, 4) == pytest.approx(0.25)
@@ -341,6 +351,133 @@ def test_the_chosen_losses_and_focal_length_train(boxes: Path, tmp_path: Path) -
     main(command(boxes, tmp_path / "out", *more)[2:])
     settings = load_checkpoint(tmp_path / "out" / CHECKPOINT).info["training"]
     assert (settings["depth_loss"], settings["class_balance"], settings["focal"]) == ("silog", 0.5, 0.8)
+
+
+# ------------------------------------------------------------------------------------------- several data sets
+
+
+def described(folder: Path, **values: Any) -> dict[str, Any]:
+    """The folder's dataset.json, after these values were written to it."""
+    raw: dict[str, Any] = json.loads((folder / "dataset.json").read_text()) | values
+    (folder / "dataset.json").write_text(json.dumps(raw))
+    return raw
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """13 pictures to train on and 1 to measure on; in another size 16 and 2, whose names the first has too."""
+    root = tmp_path_factory.mktemp("two")
+    write_dataset(root / "a", count=15, seed=1, size=(64, 48), workers=1)
+    write_dataset(root / "b", count=20, seed=2, size=(80, 60), workers=1)
+    described(root / "b", name="photos", license="CC-BY-4.0", attribution="by B")
+    return [str(root / "a"), str(root / "b")]
+
+
+def in_one(folders: list[str], out: Path) -> Path:
+    """A folder that holds the pictures of all, in this order."""
+    parts = [described(Path(folder)) for folder in folders]
+    whole = parts[0] | {
+        "name": " + ".join(part["name"] for part in parts),
+        "license": " + ".join(part["license"] for part in parts),
+        "attribution": parts[1]["attribution"],
+        "splits": {
+            split: [f"{k}-{name}" for k, part in enumerate(parts) for name in part["splits"][split]]
+            for split in ("train", "val")
+        },
+        "intrinsics": {f"{k}-{name}": v for k, part in enumerate(parts) for name, v in part["intrinsics"].items()},
+    }
+    for kind in ("images", "labels", "depth"):
+        (out / kind).mkdir(parents=True)
+        for k, folder in enumerate(folders):
+            for file in (Path(folder) / kind).iterdir():
+                shutil.copy(file, out / kind / f"{k}-{file.name}")
+    (out / "dataset.json").write_text(json.dumps(whole))
+    return out
+
+
+EVERYTHING = ("--batch-size", "8", "--val-split", "val", "--class-balance", "0.5", "--focal", "0.8", "--workers", "1")
+
+
+def test_two_folders_train_to_the_bytes_of_one_that_holds_both(
+    two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = few_steps(in_one(two, tmp_path / "data"), tmp_path / "one", *EVERYTHING)
+    both = few_steps(Path(), tmp_path / "both", "--data", *two, *EVERYTHING)
+    assert one.info["progress"] == {"step": 6, "steps": 6}
+    as_bytes = [{name: value.numpy().tobytes() for name, value in end.weights.items()} for end in (one, both)]
+    assert as_bytes[0] == as_bytes[1]
+    assert both.info["evaluations"] == one.info["evaluations"]
+    assert [(e["data"], e["pictures"]) for e in both.info["evaluations"]] == [("boxes + photos", 3)] * 2
+    assert both.info["training"] == one.info["training"]
+
+    # Together they are what the one is; and each is what it would be alone.
+    data = dict(both.info["data"])
+    sets = data.pop("sets")
+    assert data == one.info["data"] and data["pictures"] == 29 and data["attribution"] == "by B"
+    alone = [few_steps(Path(folder), tmp_path / Path(folder).name, "--batch-size", "8") for folder in two]
+    assert sets == [end.info["data"] for end in alone]
+
+    # Stopped, it goes on to the same end, with the same folders in the same order only.
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(SystemExit):
+            few_steps(Path(), tmp_path / "stopped", "--data", *two, *EVERYTHING)
+    then = "was trained on boxes (13 pictures) + photos (16 pictures)"
+    for others, now in (
+        (two[:1], "boxes (13 pictures)"),
+        (two[::-1], "photos (16 pictures) + boxes (13 pictures)"),
+        ([str(tmp_path / "data")], "boxes + photos (29 pictures)"),
+    ):
+        with pytest.raises(SystemExit) as refused:
+            few_steps(Path(), tmp_path / "stopped", "--data", *others, *EVERYTHING, "--size", "48x64", "--resume")
+        assert f"{then}, not on {now}; a resumed run must be the same" in str(refused.value)
+    few_steps(Path(), tmp_path / "stopped", "--data", *two, *EVERYTHING, "--resume")
+    assert_same_end(tmp_path / "stopped", both)
+    assert load_checkpoint(tmp_path / "stopped" / CHECKPOINT).info["data"] == both.info["data"]
+
+    # What goes on from there owes all of them their credit, each once.
+    start = ("--start", str(tmp_path / "both" / CHECKPOINT), "--batch-size", "8")
+    assert few_steps(Path(two[0]), tmp_path / "third", *start).info["earlier_data"] == sets
+    again = ("--start", str(tmp_path / "third" / CHECKPOINT), "--batch-size", "8")
+    assert few_steps(Path(two[1]), tmp_path / "fourth", *again).info["earlier_data"] == sets
+
+
+@pytest.fixture
+def own(two: list[str], tmp_path: Path) -> list[str]:
+    """A copy of `two`, to change."""
+    return [str(shutil.copytree(folder, tmp_path / Path(folder).name)) for folder in two]
+
+
+def test_what_is_measured_on_is_of_the_folders_that_have_it(own: list[str], tmp_path: Path) -> None:
+    splits = described(Path(own[0]))["splits"]
+    described(Path(own[0]), splits={"train": splits["train"]})
+    end = few_steps(Path(), tmp_path / "out", "--data", *own, "--batch-size", "8", "--val-split", "val")
+    assert [(e["data"], e["pictures"]) for e in end.info["evaluations"]] == [("photos", 2)] * 2
+    assert end.info["data"]["pictures"] == 29
+
+
+def test_several_data_sets_that_cannot_be_are_one_line(own: list[str], tmp_path: Path) -> None:
+    def refused(*more: str, data: list[str] = own) -> str:
+        with pytest.raises(SystemExit) as error:
+            main(command(Path(), tmp_path / "out", "--data", *data, *more)[2:])
+        assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "out").exists()
+        return str(error.value)
+
+    a, b = own
+    assert refused(data=[a, b, a + "/"]) == f"train: {a}: this data set folder is given twice"
+    assert refused(data=[a, "nowhere"]).startswith("train: nowhere/dataset.json: no such file")
+    few = f"train: {a}, {b}: 29 pictures to train on, fewer than a batch of 30"
+    assert refused("--batch-size", "30") == few
+    none = "train: --val-split holdout: none of the 2 data sets has it; give another, or none"
+    assert refused("--val-split", "holdout") == none
+    raw = described(Path(b), intrinsics={})
+    assert refused("--focal", "0.8").startswith(f"train: {b}/dataset.json: no intrinsics for '000000'")
+    described(Path(b), splits=raw["splits"] | {"val": raw["splits"]["train"][:3]})
+    assert "--train-split train has 3 pictures of --val-split val" in refused()
+    described(Path(b), splits={"val": raw["splits"]["val"]})
+    assert refused().startswith(f"train: {b}/dataset.json: split 'train' is missing or empty; there are: val (2)")
+    described(Path(b), classes=raw["classes"][:-1])
+    assert refused() == f"train: {b}: its classes are not those of {a}"
 
 
 # --- on a GPU

@@ -1,4 +1,4 @@
-"""The one data set format, and the one class that reads it.
+"""The one data set format, the one class that reads it, and how several folders become one.
 
 DIR/dataset.json        name, licence, classes, splits, intrinsics
 DIR/images/NAME.jpg     sRGB (or NAME.png)
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -64,6 +64,8 @@ class DatasetInfo:
         cameras: Name of the camera by picture name, where figures per camera make sense; may be empty.
         depth_kind: "raw" (as the sensor gave it), "filled" (holes inpainted), or "" where nothing is said.
         attribution: What the licences of what the pictures show ask to be said of a model trained on them; may be "".
+        homes: Where the pictures of several folders lie that are `joined`, by picture name: the folder, and the name
+            there. Empty for one folder.
     """
 
     root: Path
@@ -75,6 +77,7 @@ class DatasetInfo:
     cameras: dict[str, str] = field(default_factory=dict)
     depth_kind: str = ""
     attribution: str = ""
+    homes: dict[str, tuple[Path, str]] = field(default_factory=dict)
 
 
 def read_info(root: Path) -> DatasetInfo:
@@ -114,8 +117,59 @@ def read_info(root: Path) -> DatasetInfo:
     return info
 
 
+def read_infos(roots: Sequence[Path]) -> list[DatasetInfo]:
+    """Reads and checks folders that are to be trained on together.
+
+    Raises:
+        DataError: as `read_info`; a folder that is given twice, or has other classes than the first.
+    """
+    infos: list[DatasetInfo] = []
+    for root in roots:
+        if any(root.resolve() == other.root.resolve() for other in infos):
+            raise DataError(f"{root}: this data set folder is given twice")
+        infos.append(read_info(root))
+        if infos[-1].classes != infos[0].classes:
+            raise DataError(f"{root}: its classes are not those of {infos[0].root}")
+    return infos
+
+
+def joined(infos: Sequence[DatasetInfo]) -> DatasetInfo:
+    """Folders of the same classes as one data set that has their pictures one after the other, called ROOT/NAME.
+
+    What is said of all of them is said once; `depth_kind` only where they agree. One folder stays as it is.
+    """
+    first = infos[0]
+    if len(infos) == 1:
+        return first
+    splits: dict[str, list[str]] = {}
+    for info in infos:
+        for split, names in info.splits.items():
+            splits.setdefault(split, []).extend(f"{info.root}/{name}" for name in names)
+    return DatasetInfo(
+        root=first.root,
+        name=_each_once(info.name for info in infos),
+        license=_each_once(info.license for info in infos),
+        classes=first.classes,
+        splits=splits,
+        intrinsics={f"{info.root}/{name}": values for info in infos for name, values in info.intrinsics.items()},
+        cameras={f"{info.root}/{name}": camera for info in infos for name, camera in info.cameras.items()},
+        depth_kind=first.depth_kind if all(info.depth_kind == first.depth_kind for info in infos) else "",
+        attribution=_each_once(info.attribution for info in infos),
+        homes={
+            f"{info.root}/{name}": (info.root, name)
+            for info in infos
+            for names in info.splits.values()
+            for name in names
+        },
+    )
+
+
+def _each_once(texts: Iterable[str]) -> str:
+    return " + ".join(dict.fromkeys(text for text in texts if text))
+
+
 class FolderDataset(Dataset[Sample]):
-    """One split of a data set folder.
+    """One split of a data set folder, or of several that are `joined`.
 
     Indexed by (epoch, index), so that what augmentation draws depends on the seed, the epoch and the picture
     alone: not on the number of workers, nor on whether training was interrupted. Plain evaluation has epoch 0.
@@ -204,7 +258,7 @@ class FolderDataset(Dataset[Sample]):
 
     def read(self, name: str) -> Picture:
         """The picture as it is on disk, checked."""
-        root = self.info.root
+        root, name = self.info.homes.get(name, (self.info.root, name))
         image_path = root / "images" / f"{name}.jpg"
         if not image_path.is_file():
             image_path = image_path.with_suffix(".png")

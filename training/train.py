@@ -1,9 +1,10 @@
-"""Trains a network on a data set folder.
+"""Trains a network on a data set folder, or on several of the same classes.
 
 python -m training.boxes --out data/boxes --count 3000
 python training/train.py --data data/boxes --network mtl_ssw --backbone mobilenet_v2 --out runs/boxes
 python training/train.py --data data/nyud --network mtl_ssw --backbone resnet50 --out runs/nyud --epochs 200
 python training/train.py --data data/nyud --preset strong --train-split trainval --val-split none --out runs/final
+python training/train.py --data data/mine data/rooms --network mtl_ssw --out runs/both
 python training/train.py --data data/nyud --network nddr_cnn --single-task runs/seg/checkpoint.safetensors \\
     runs/depth/checkpoint.safetensors --optimizer sgd --lr 1e-3 --exchange-lr 100 --out runs/nddr
 python training/train.py ... --resume                 (after a kill: goes on where it was, to the same weights)
@@ -11,7 +12,8 @@ torchrun --nproc_per_node 2 --max-restarts 3 training/train.py ... --resume
 tensorboard --logdir runs
 
 Defaults are the paper's: Adam, learning rate 1e-4, poly schedule, batch 8, ImageNet weights, cross-entropy + L1 with
-weights 1 and 1. OUT/checkpoint.safetensors is written after every epoch and on SIGTERM. Under torchrun the batch is
+weights 1 and 1. Several folders train as one that holds the pictures of the first, then those of the second would, to
+the same weights. OUT/checkpoint.safetensors is written after every epoch and on SIGTERM. Under torchrun the batch is
 that of all processes together, batch normalisation is synchronised, and the training is that of one process but for
 rounding and dropout; the first process writes, and OUT must be a folder that all of them see.
 """
@@ -41,14 +43,14 @@ from tqdm import tqdm
 
 from model.backbones import BACKBONES
 from model.base import Network
-from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, save_checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, save_checkpoint, sets_of
 from model.classes import IGNORE, ClassSet
 from model.networks import NETWORKS, NetworkConfig, count_parameters
 from model.two_streams import TwoStreamNetwork
 from model.weights import WeightsError, load_backbone_weights
 from training import parallel
 from training.augment import Augmentation, Picture
-from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, read_info
+from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, joined, read_infos
 from training.evaluate import evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
 from training.weighting import WEIGHTINGS, backward_per_task, check_combination
@@ -80,14 +82,26 @@ class TrainingError(Exception):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line. What `--resume` compares is everything but `NOT_COMPARED`."""
     parser = argparse.ArgumentParser(
-        description="Trains a network on a data set folder.",
+        description="Trains a network on a data set folder, or on several of the same classes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="data set folder (dataset.json, images, labels, depth)")
-    add("--train-split", default="train", metavar="SPLIT", help="pictures to train on")
-    add("--val-split", default="val", metavar="SPLIT", help="pictures to measure on, or 'none'")
+    add(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="data set folders (dataset.json, images, labels, depth), whose pictures are trained on together",
+    )
+    add("--train-split", default="train", metavar="SPLIT", help="pictures to train on; every folder has some")
+    add(
+        "--val-split",
+        default="val",
+        metavar="SPLIT",
+        help="pictures to measure on, of the folders that have it, or 'none'",
+    )
     add("--out", type=Path, required=True, help="folder of the checkpoint and the TensorBoard log")
     add("--preset", choices=PRESETS, default="paper", help="other defaults for the options; those given win")
     add("--network", choices=NETWORKS, default="mtl_ssw")
@@ -359,8 +373,9 @@ def train(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------------------------------ setup
     device = parallel.start(args.device)
     first, processes = parallel.rank() == 0, parallel.count()
-    info = read_info(args.data)
-    refuse_impossible(args, device, info)
+    infos = read_infos(args.data)
+    info = joined(infos)
+    refuse_impossible(args, device, infos)
     choose_kernels(device, args.deterministic)
     config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
     torch.manual_seed(args.seed)
@@ -374,22 +389,24 @@ def train(args: argparse.Namespace) -> int:
         precision=args.precision,
         compiled=args.compile,
     )
+    for one in infos:  # Each is refused by its own name.
+        FolderDataset(one, args.train_split, auxiliary_tasks=network.auxiliary_tasks, focal=args.focal)
     as_it_is = FolderDataset(info, args.train_split)
     size = args.size or as_it_is.read(as_it_is.names[0]).label.shape
     if any(side % args.loss_stride for side in size):
         raise TrainingError(f"--loss-stride {args.loss_stride} does not divide the training size {size[0]}x{size[1]}")
     augmentation = Augmentation(size, zoom=args.zoom, color=args.color, grey=args.grey)
     train_set = FolderDataset(info, args.train_split, augmentation, args.seed, network.auxiliary_tasks, args.focal)
-    val_set = None if args.val_split == "none" else FolderDataset(info, args.val_split)
+    val_set = validation_set(infos, args.val_split)
     if len(train_set) < args.batch_size:
         few = f"{len(train_set)} pictures to train on, fewer than a batch of {args.batch_size}"
-        raise TrainingError(f"{args.data}: {few}")
+        raise TrainingError(f"{', '.join(map(str, args.data))}: {few}")
 
     settings = compared(args) | {"size": list(size)}
     path = args.out / CHECKPOINT
     former = load_checkpoint(path) if args.resume and path.is_file() else None
     if former is not None:
-        refuse_other_run(former, config, settings, info.name, path)
+        refuse_other_run(former, config, settings, infos, path)
         if not former.training_state:
             if first:
                 print(f"{path}: this training has ended; nothing to resume")
@@ -448,14 +465,7 @@ def train(args: argparse.Namespace) -> int:
     def save(step: int, *, ended: bool = False) -> None:
         info_json = {
             "training": settings | {"single_task": args.single_task, "start": args.start and args.start.name},
-            "data": {
-                "name": info.name,
-                "license": info.license,
-                "attribution": info.attribution,
-                "pictures": len(train_set),
-                "min_depth_m": depth_range[0],
-                "max_depth_m": depth_range[1],
-            },
+            "data": data,
             "earlier_data": earlier_data,
             "evaluations": history,
             "progress": {"step": step, "steps": steps},
@@ -479,7 +489,7 @@ def train(args: argparse.Namespace) -> int:
         return dict(zip(losses, values, strict=True))
 
     args.out.mkdir(parents=True, exist_ok=True)
-    depth_range = former_range(former) or (measure_depth_range(train_set) if first else (0.0, 0.0))
+    data = describe_data(infos, args.train_split, former) if first else {}
     stop_requested = False
 
     def request_stop(signum: int, frame: object) -> None:
@@ -628,7 +638,7 @@ def split(tensors: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
     return [{k: v[i] for k, v in chunks.items()} for i in range(parts)]
 
 
-def refuse_impossible(args: argparse.Namespace, device: torch.device, info: DatasetInfo) -> None:
+def refuse_impossible(args: argparse.Namespace, device: torch.device, infos: list[DatasetInfo]) -> None:
     """Raises TrainingError for settings that do not go together here."""
     if args.precision == "fp16" and device.type != "cuda":
         raise TrainingError(f"--precision fp16 needs CUDA, this is {device.type}; bf16 works here")
@@ -640,22 +650,44 @@ def refuse_impossible(args: argparse.Namespace, device: torch.device, info: Data
         )
     if args.val_split == "none":
         return
-    if shared := set(info.splits.get(args.train_split, ())) & set(info.splits.get(args.val_split, ())):
-        raise TrainingError(
-            f"--train-split {args.train_split} has {len(shared)} pictures of --val-split {args.val_split}: "
-            "measuring on pictures that were trained on says nothing; give --val-split none"
-        )
+    for info in infos:
+        if shared := set(info.splits.get(args.train_split, ())) & set(info.splits.get(args.val_split, ())):
+            raise TrainingError(
+                f"--train-split {args.train_split} has {len(shared)} pictures of --val-split {args.val_split}: "
+                "measuring on pictures that were trained on says nothing; give --val-split none"
+            )
+
+
+def validation_set(infos: list[DatasetInfo], split: str) -> FolderDataset | None:
+    """The pictures to measure on: `split` of the data sets that have it; None where it is 'none'.
+
+    Raises:
+        TrainingError, DataError: none has it.
+    """
+    if split == "none":
+        return None
+    having = [info for info in infos if info.splits.get(split)]
+    if not having and len(infos) > 1:
+        raise TrainingError(f"--val-split {split}: none of the {len(infos)} data sets has it; give another, or none")
+    return FolderDataset(joined(having or infos), split)
 
 
 def refuse_other_run(
-    former: Checkpoint, config: NetworkConfig, settings: dict[str, Any], data: str, path: Path
+    former: Checkpoint, config: NetworkConfig, settings: dict[str, Any], infos: list[DatasetInfo], path: Path
 ) -> None:
     """Raises TrainingError, naming the difference, when a checkpoint is of another run than the one asked for."""
     if former.config != config:
         what = "classes" if former.config.classes != config.classes else "network"
         raise TrainingError(f"{path}: its {what} differs from the one asked for; a resumed run must be the same")
-    if former.info["data"]["name"] != data:
-        raise TrainingError(f"{path}: was trained on {former.info['data']['name']}, not on {data}")
+    then, now = (
+        " + ".join(f"{name} ({pictures} pictures)" for name, pictures in sets)
+        for sets in (
+            [(data["name"], data["pictures"]) for data in sets_of(former.info["data"])],
+            [(info.name, len(info.splits[settings["train_split"]])) for info in infos],
+        )
+    )
+    if then != now:
+        raise TrainingError(f"{path}: was trained on {then}, not on {now}; a resumed run must be the same")
     defaults = compared(parse_args(["--data", "", "--out", ""]))
     for key, value in settings.items():
         then = former.info["training"].get(key, defaults[key])  # an option newer than the checkpoint
@@ -663,9 +695,31 @@ def refuse_other_run(
             raise TrainingError(f"{path}: was trained with {key} {then}, not {value}; a resumed run must be the same")
 
 
-def former_range(former: Checkpoint | None) -> tuple[float, float] | None:
-    """The depth range that a former run measured."""
-    return (former.info["data"]["min_depth_m"], former.info["data"]["max_depth_m"]) if former else None
+def describe_data(infos: list[DatasetInfo], split: str, former: Checkpoint | None) -> dict[str, Any]:
+    """What a checkpoint says of the data: of one data set; of several, what they are together, and each in `sets`.
+
+    The depth ranges are those that a former run measured, where there is one.
+    """
+
+    def describe(info: DatasetInfo, then: dict[str, Any] | None) -> dict[str, Any]:
+        low, high = (
+            (then["min_depth_m"], then["max_depth_m"]) if then else measure_depth_range(FolderDataset(info, split))
+        )
+        return {
+            "name": info.name,
+            "license": info.license,
+            "attribution": info.attribution,
+            "pictures": len(info.splits[split]),
+            "min_depth_m": low,
+            "max_depth_m": high,
+        }
+
+    then = former.info["data"] if former else None
+    data = describe(joined(infos), then)
+    if len(infos) > 1:
+        sets = sets_of(then) if then else [None] * len(infos)
+        data["sets"] = [describe(info, one) for info, one in zip(infos, sets, strict=True)]
+    return data
 
 
 def some_pictures(dataset: FolderDataset, pictures: int) -> Iterator[Picture]:
