@@ -123,7 +123,8 @@ def _trials(settings: Settings) -> Iterator[Finding]:
             infer_s = time.perf_counter() - start
             nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
             engine.close()
-            return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms"
+            at_once = f"{engine.max_batch} at once" if engine.max_batch > 1 else "one at a time"
+            return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms, best {at_once}"
 
         yield _tried(device, trial)
 
