@@ -160,7 +160,7 @@ def _best_batch(engine: Engine) -> int:
     for n in buckets(engine.max_batch):
         batch = _noise((n, *engine.card.input.sizes[0]))
         engine.infer(batch)  # The first of a shape may take memory.
-        seconds = []
+        seconds: list[float] = []
         while len(seconds) < 2 or (sum(seconds) < TRIAL_S and len(seconds) < 5):
             start = time.perf_counter()
             engine.infer(batch)

@@ -12,7 +12,6 @@ Whatever a file does inside Pillow ends as a `Problem` with a 4xx status.
 from __future__ import annotations
 
 import io
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -317,9 +316,7 @@ def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
     return out
 
 
-def _bilinear(
-    plane: NDArray[Any], size: Size, *, whole: bool = False
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def _bilinear(plane: NDArray[Any], size: Size, *, whole: bool = False) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """[h, w] -> [H, W], some rows at a time, which are good until the next are asked for.
 
     Pillow takes three times as long for 16 bits, and eight times on a photo of 12 megapixels. Columns come first,

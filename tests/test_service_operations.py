@@ -502,7 +502,11 @@ def test_doctor_and_warm(tiny_model: Path) -> None:
     assert "FAIL" not in output
     assert re.search(r"^ok    python      3\.\d+", output, re.MULTILINE)
     assert re.search(r"^ok    model       tiny 1\.2: corners on none, 8 classes, 64x48, 48x64$", output, re.MULTILINE)
-    assert re.search(r"^ok    cpu         \d+ nodes on CPUExecutionProvider; warm after .*, best (\d at once|one at a time)$", output, re.MULTILINE)
+    assert re.search(
+        r"^ok    cpu         \d+ nodes on CPUExecutionProvider; warm after .*, best (\d at once|one at a time)$",
+        output,
+        re.MULTILINE,
+    )
     assert "note  settings    ignored, of a Kubernetes Service: SEGDEPTH_SERVICE_HOST" in output
 
     code, output = command("warm", "--model", str(tiny_model))
