@@ -62,6 +62,7 @@ from service.client_errors import (
     UnsupportedImage,
     UploadsFull,
     UploadTimeout,
+    WorkerLost,
     error_of,
 )
 from service.client_result import Camera, Class, Model, Nearest, PointCloud, Prediction, prediction_of
@@ -106,6 +107,7 @@ __all__ = [
     "UnsupportedImage",
     "UploadTimeout",
     "UploadsFull",
+    "WorkerLost",
 ]
 
 URL = "http://127.0.0.1:8000"

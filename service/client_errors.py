@@ -29,7 +29,8 @@ ClientError
     │   ├── UploadsFull
     │   └── Stopping
     ├── DeadlineExceeded        504
-    └── InferenceFailed         500
+    ├── InferenceFailed         500
+    └── WorkerLost              500
 """
 
 from __future__ import annotations
@@ -236,6 +237,12 @@ class InferenceFailed(Problem):
     """The model failed on this picture; the server's log has the details."""
 
     kind = "inference-failed"
+
+
+class WorkerLost(Problem):
+    """The server's process that worked on this picture died; the server's log has the details."""
+
+    kind = "worker-lost"
 
 
 def _below(parent: type[Problem]) -> list[type[Problem]]:

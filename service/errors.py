@@ -25,13 +25,15 @@ Problem 500                     every error with an HTTP answer of its own
 │   ├── UploadsFull             too many bytes are being received
 │   └── Stopping                the server is shutting down
 ├── DeadlineExceeded 504
-└── InferenceFailed 500
+├── InferenceFailed 500
+└── WorkerLost 500              the process that worked on the picture died
 StartupError                    ends the process
 """
 
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import logging
 import math
 from http import HTTPStatus
@@ -81,6 +83,10 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         self.detail = detail
         self.headers = headers or {}
         self.members = members
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, whatever the constructor of its class wants: processes send them to each other.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InvalidRequest(Problem):
@@ -191,6 +197,10 @@ class DeadlineExceeded(Problem):
 
 class InferenceFailed(Problem):
     kind, title = "inference-failed", "The model failed on this picture"
+
+
+class WorkerLost(Problem):
+    kind, title = "worker-lost", "The work on this picture broke off"
 
 
 class StartupError(SystemExit):

@@ -71,6 +71,11 @@ class Metrics:
         self.failures = Counter(
             "segdepth_engine_failures", "Batches an engine failed on.", ["engine"], registry=self._registry
         )
+        self.workers_lost = Counter(
+            "segdepth_pixel_processes_lost",
+            "Processes of SEGDEPTH_PIXEL_WORKERS that died and were replaced.",
+            registry=self._registry,
+        )
         self.reloads = Counter(
             "segdepth_reloads", "Reloads of the model, by result: ok or failed.", ["result"], registry=self._registry
         )

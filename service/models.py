@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from service.batcher import LOADING_RETRY_S, Batcher
 from service.card import ModelCard
@@ -14,6 +15,7 @@ from service.engine import Engine
 from service.errors import ReloadFailed, ReloadRunning, StartupError, Stopping
 from service.metrics import Metrics
 from service.pipeline import Pipeline
+from service.pixels import Fixed, Pixels, workers_of
 from service.settings import Settings
 
 log = logging.getLogger("segdepth")
@@ -139,15 +141,22 @@ class Models:
         loaders: Sequence[Callable[[], Engine]],
         on_failure: Callable[[StartupError], None],
     ) -> Pipeline:
+        pixels = Pixels(Fixed(card, self._settings.max_pixels), workers_of(self._settings), self._metrics)
+
+        def loaded(load: Callable[[], Engine]) -> Engine:
+            # In the engine's thread: ready is what can work on pictures, too.
+            pixels.wait_ready()
+            return load()
+
         batcher = Batcher(
-            loaders,
+            [partial(loaded, load) for load in loaders],
             on_failure,
             self._metrics,
             max_batch=self._settings.max_batch,
             queue_size=self._settings.queue_size,
             queue_bytes=self._settings.queue_bytes,
         )
-        return Pipeline(self._settings, card, batcher, self._metrics)
+        return Pipeline(self._settings, card, batcher, pixels, self._metrics)
 
 
 async def _retire(generation: _Generation) -> None:

@@ -22,7 +22,7 @@ import math
 import struct
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Header, Request, Response
@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from service import cameras, images
 from service.batcher import Result
-from service.cameras import Camera, Given
+from service.cameras import Given
 from service.card import ModelCard
 from service.deadline import within
 from service.errors import (
@@ -41,9 +41,10 @@ from service.errors import (
     UnknownModel,
     UnsupportedEncoding,
 )
-from service.images import Letterbox, UInt8
+from service.images import UInt8
 from service.outputs import JSON
 from service.pipeline import Pipeline
+from service.pixels import Fixed, Seen, decode
 from service.routes import Service, Timeout
 from service.uploads import read_body
 from service.version import __version__
@@ -229,25 +230,21 @@ def _pixels(tensor: _Input, binary: bytes) -> UInt8:
 # --- the work -------------------------------------------------------------------------------------------------
 
 
-class _Picture(NamedTuple):
-    canvas: UInt8
-    box: Letterbox
-    camera: Camera
-
-
 async def infer(service: Pipeline, body: bytes, header_length: int | None, name: str) -> tuple[bytes, int | None]:
     """Answer a request: the body, and the length of its JSON part if binary data follows it."""
     start = time.perf_counter()
     # Parsing megabytes of JSON is no work for the event loop either.
-    request, pictures = await service.in_pool(lambda: parse(body, header_length))
+    request, pictures = await asyncio.to_thread(parse, body, header_length)
     if len(pictures) > service.settings.queue_size:
         raise TooManyPictures(f"At most {service.settings.queue_size} pictures fit in the queue of this server.")
     with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
-        decoded = await service.in_pool(lambda: _decode(service, pictures))
+        decoded = await _decode(service, pictures)
         decode_s = time.perf_counter() - start
-        results = await _all([service.batcher.infer(picture.canvas) for picture in decoded])
+        results = await _all([service.batcher.infer(canvas) for canvas, _ in decoded])
         encode_start = time.perf_counter()
-        answer = await service.in_pool(lambda: _render(request, name, service.card, decoded, results))
+        answer = await service.pixels.run(
+            _render, request.wanted(), request.id, name, [seen for _, seen in decoded], results
+        )
     service.metrics.observe_stages(
         decode=decode_s,
         queue=max(result.queue_s for result in results),
@@ -257,27 +254,23 @@ async def infer(service: Pipeline, body: bytes, header_length: int | None, name:
     return answer
 
 
-def _decode(service: Pipeline, pictures: list[bytes] | UInt8) -> list[_Picture]:
+async def _decode(service: Pipeline, pictures: list[bytes] | UInt8) -> list[tuple[UInt8, Seen]]:
     """decode -> fit, one after the other: together they may have no more pixels than one picture."""
     limit = service.settings.max_pixels
-    decoded: list[_Picture] = []
-    pixels = 0
-    for given in pictures:
-        if isinstance(given, bytes):
-            canvas, box = images.decode_to_canvas(given, limit, service.card.input.sizes)
-        else:
-            canvas, box = images.fit(given, service.card.input.sizes)
-        pixels += box.size[0] * box.size[1]
-        if pixels > limit:
+    decoded: list[tuple[UInt8, Seen]] = []
+    total = 0
+    for picture in pictures:
+        canvas, seen = await service.pixels.run(decode, picture, Given())
+        size, first = seen.box.size, decoded[0][1].box.size if decoded else seen.box.size
+        total += size[0] * size[1]
+        if total > limit:
             raise TooManyPixels(f"The pictures have more than {limit} pixels together, the limit of this server.")
-        # Pixels have no EXIF: their camera is assumed.
-        camera = cameras.camera_of(given if isinstance(given, bytes) else b"", box.size, Given())
-        if decoded and box.size != decoded[0].box.size:
+        if size != first:
             raise InvalidInference(
-                f"The pictures have different sizes ({decoded[0].box.size}, {box.size}), which one tensor cannot "
-                "hold. Send one per request."
+                f"The pictures have different sizes ({first}, {size}), which one tensor cannot hold. Send one per "
+                "request."
             )
-        decoded.append(_Picture(canvas, box, camera))
+        decoded.append((canvas, seen))
     return decoded
 
 
@@ -292,24 +285,24 @@ async def _all(works: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
 
 
 def _render(
-    request: InferenceRequest, name: str, card: ModelCard, pictures: list[_Picture], results: list[Result]
+    fixed: Fixed, wanted: dict[str, bool], id_: str | None, name: str, pictures: list[Seen], results: list[Result]
 ) -> tuple[bytes, int | None]:
-    """unfit -> the protocol's answer."""
+    """unfit -> the protocol's answer. A job of `service.pixels`."""
     height, width = pictures[0].box.size
     shape = [len(pictures), height, width]
     outputs = []
     binary: list[bytes] = []
-    for output, as_binary in request.wanted().items():
+    for output, as_binary in wanted.items():
         datatype, dtype = DTYPES[output]
         described: dict[str, Any] = {"name": output, "datatype": datatype, "shape": shape}
         planes: list[NDArray[Any]] = []
-        for (_, box, camera), result in zip(pictures, results, strict=True):
+        for seen, result in zip(pictures, results, strict=True):
             plane = getattr(result.prediction, output)
             if output == "depth":
-                plane = cameras.metric_depth(plane, camera, box, card.depth.focal_px)
-                planes.append(images.unfit_depth(plane, box))
+                plane = cameras.metric_depth(plane, seen.camera, seen.box, fixed.card.depth.focal_px)
+                planes.append(images.unfit_depth(plane, seen.box))
             else:
-                planes.append(images.unfit_nearest(plane, box))
+                planes.append(images.unfit_nearest(plane, seen.box))
         if as_binary:
             data = b"".join(plane.astype(dtype, copy=False).tobytes() for plane in planes)
             described["parameters"] = {"binary_data_size": len(data)}
@@ -321,9 +314,9 @@ def _render(
         else:
             described["data"] = [value for plane in planes for value in plane.ravel().tolist()]
         outputs.append(described)
-    content = {"model_name": name, "model_version": card.version, "outputs": outputs}
-    if request.id is not None:
-        content["id"] = request.id
+    content = {"model_name": name, "model_version": fixed.card.version, "outputs": outputs}
+    if id_ is not None:
+        content["id"] = id_
     text = json.dumps(content, separators=(",", ":")).encode()
     return b"".join([text, *binary]), len(text) if binary else None
 

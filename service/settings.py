@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     balancers have seen it."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of the network; 0 takes one per core."""
+    pixel_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that decode pictures and make answers; 0: threads of the server itself. By default 0 where no device is
+    a GPU, and otherwise one for each core but one, at least 1 and at most 16."""
     api_keys_file: Path | None = None
     """SHA-256 sums of API keys, one per line, each optionally with a name; without it the service is open to all."""
     cors_origins: str = ""
