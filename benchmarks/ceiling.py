@@ -5,7 +5,8 @@ python benchmarks/ceiling.py --quick
 
 All do the same job (`benchmarks/peer_apps/job.py`): a JPEG in, JSON with mask, depth, coloured depth and what is in the
 picture out. The plain one (`benchmarks/peer_apps/fastapi_app.py`) is written as a tutorial would; its second row has
-our codecs. What our service does besides (checks, deadlines, queue, metrics) is in its figures.
+our codecs. "Pixel processes" is our service with SEGDEPTH_PIXEL_WORKERS=2. What our service does besides (checks,
+deadlines, queue, metrics) is in its figures.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> None:
     entries = [
         Entry("segdepth, raw body", service, {}, "/health/ready"),
         Entry("segdepth, multipart", service, {}, "/health/ready", upload=FORM),
+        Entry("segdepth, pixel processes", service, {"SEGDEPTH_PIXEL_WORKERS": "2"}, "/health/ready"),
         plain("ours"),
         plain("pillow"),
     ]

@@ -183,7 +183,7 @@ def run(
     batch = 2 * settings.max_batch
     # What is under way is bounded by the batches; a picture must not be refused besides.
     settings = settings.model_copy(
-        update={"threads": cores, "queue_size": IN_FLIGHT * batch, "queue_bytes": sys.maxsize}
+        update={"threads": cores, "pixel_workers": 0, "queue_size": IN_FLIGHT * batch, "queue_bytes": sys.maxsize}
     )
     answered = ray.data.from_items([{"name": name} for name in todo], override_num_blocks=-(-len(todo) // batch))
     answered = answered.map_batches(

@@ -56,9 +56,10 @@ def build(arguments: dict[str, str]) -> Application:
     if unknown := chosen.keys() - Settings.model_fields.keys():
         raise StartupError(f"unknown setting {min(unknown)}")
     settings = Settings.load(**chosen)
-    # Ray counts the cores that it hands out; more threads than that would be taken from the replica beside it.
+    # Ray counts the cores that it hands out; more threads or processes would be taken from the replica beside it.
     cores = settings.threads or 1
-    settings = settings.model_copy(update={"threads": cores})
+    workers = settings.pixel_workers or 0
+    settings = settings.model_copy(update={"threads": cores, "pixel_workers": workers})
 
     def app() -> FastAPI:
         logs.configure(settings.log_format, settings.log_level)
@@ -78,7 +79,7 @@ def build(arguments: dict[str, str]) -> Application:
         max_ongoing_requests=2 * settings.queue_size,
         autoscaling_config={"target_ongoing_requests": settings.max_batch} if replicas == "auto" else None,
         graceful_shutdown_timeout_s=settings.grace_s,
-        ray_actor_options={"num_cpus": cores, "num_gpus": len(settings.gpus)},
+        ray_actor_options={"num_cpus": cores + workers, "num_gpus": len(settings.gpus)},
     )
     return deployment.bind()
 

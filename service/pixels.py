@@ -209,7 +209,11 @@ class Pixels:
     def _replace(self, worker: _Worker) -> None:
         self._metrics.workers_lost.inc()
         log.error("pixel process %d ended with %d; a new one takes its place", worker.pid, worker.close())
-        worker.start()
+        try:
+            worker.start()
+        except (EOFError, OSError) as error:
+            log.error("no new pixel process could be started: %s", error)
+            raise
 
 
 class _Worker:

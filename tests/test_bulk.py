@@ -282,6 +282,12 @@ def test_files_are_the_bytes_of_the_server(server: Server, tiny_model: Path, pho
         assert same(output, files(remote)[name + suffix], response.content)
 
 
+def test_pictures_are_worked_on_in_threads(tiny_model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGDEPTH_PIXEL_WORKERS", "2")
+    monkeypatch.setattr("service.pixels.COMMAND", ["/no/such/program"])
+    assert predict(photos / "a.png", "--out", photos.parent / "out", "--model", tiny_model) == 0
+
+
 def test_options_change_the_answers(tiny_model: Path, photos: Path) -> None:
     out = photos.parent / "out"
     arguments = (photos / "a.png", "--out", out, "--model", tiny_model, "--pictures", "false", "--fx", "50")

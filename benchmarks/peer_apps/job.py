@@ -54,7 +54,7 @@ class Model:
 class FreeModel:
     """Always the same maps, already made."""
 
-    sizes = ((480, 640), (640, 480))
+    sizes = ((240, 320), (320, 240))
 
     def __init__(self) -> None:
         self._maps = {size: maps(size[1], size[0]) for size in self.sizes}
