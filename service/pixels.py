@@ -23,7 +23,9 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedRWPair
 from queue import SimpleQueue
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -178,7 +180,9 @@ class Pixels:
             Problem: what the job raises; WorkerLost where the process ended in the middle of it.
         """
         where = self._in_worker if self._workers else self._here
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: where(job, args, kwargs))
+        inside = copy_context()  # So that what is logged has the request's id.
+        work = partial(inside.run, where, job, args, kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _here(self, job: Callable[..., T], args: Any, kwargs: Any) -> T:
         return job(self._fixed, *args, **kwargs)

@@ -211,6 +211,7 @@ def test_a_replica_reserves_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> No
     assert deployment.ray_actor_options["num_gpus"] == 2
     assert deployment.max_ongoing_requests == 64
     assert build({})._bound_deployment.ray_actor_options["num_cpus"] == 1
+    assert build({"threads": "3", "pixel_workers": "4"})._bound_deployment.ray_actor_options["num_cpus"] == 7
 
 
 def replica_of(arguments: dict[str, str]) -> Any:

@@ -28,6 +28,7 @@ from service_process import start
 
 from service import errors, pixels
 from service.card import ModelCard
+from service.context import current
 from service.errors import Overloaded, Problem, StartupError, Unavailable, WorkerLost
 from service.metrics import Metrics
 from service.models import Models
@@ -303,7 +304,10 @@ def test_readiness_waits_for_the_processes_and_a_death_is_answered(
 
             with monkeypatch.context() as patch:
                 patch.setattr(pixels, "decode", jobs.die)
+                logged: list[str] = []
+                patch.setattr(pixels.log, "error", lambda *_: logged.append(current().id))
                 body = check_problem(await client.post("/predict", content=PICTURE), 500)
+            assert logged == [body["request_id"]]
             assert body["type"] == "urn:segdepth:problem:worker-lost"
             assert (await client.get("/health/ready")).status_code == 200
             assert (await client.post("/predict", content=PICTURE)).status_code == 200
