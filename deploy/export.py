@@ -267,7 +267,7 @@ def make_card(
     """The model card; its schema is `service/card.py`. Where there are two parts, both are named in it."""
     segmentation, depth = parts[0], parts[-1]
     kept = ["preset", "options", "epochs", "batch_size", "optimizer", "lr", "size", "zoom", "color", "focal", "seed"]
-    kept += ["grey", "loss_weights", "depth_loss", "class_balance", "loss_stride", "precision"]
+    kept += ["swa", "grey", "loss_weights", "depth_loss", "class_balance", "loss_stride", "precision"]
     digest = hashlib.sha256()
     evaluations, details = [], []
     for part in parts:

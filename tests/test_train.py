@@ -328,6 +328,45 @@ def test_averaged_weights_are_what_is_kept(boxes: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(plain.weights[name], averaged.weights[name], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("more", [(), ("--ema", "0.9")], ids=["raw", "ema"])
+def test_swa_keeps_the_mean_of_the_last_epochs(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """And, stopped within those epochs, a training comes to the same mean bit for bit."""
+    more = ("--epochs", "3", *more)
+    seen: list[dict[str, Any]] = []
+    real = train_module.save_checkpoint
+
+    def watched(path: Path, checkpoint: Checkpoint) -> None:
+        seen.append({name: value.clone() for name, value in checkpoint.weights.items()})
+        real(path, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "save_checkpoint", watched)
+        few_steps(boxes, tmp_path / "plain", *more)
+    straight = few_steps(boxes, tmp_path / "swa", *more, "--swa", "2")
+    for name, value in straight.weights.items():
+        last = [epoch[name] for epoch in seen[1:]]
+        mean = (last[0] + last[1]) / 2 if value.is_floating_point() else last[1]
+        torch.testing.assert_close(value, mean, msg=name)
+    moving = "backbone.features.0.0.weight"
+    assert not torch.equal(straight.weights[moving], seen[2][moving])
+    assert straight.info["training"]["swa"] == 2 and not straight.training_state
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(SystemExit):
+            few_steps(boxes, tmp_path / "stopped", *more, "--swa", "2")
+    few_steps(boxes, tmp_path / "stopped", *more, "--swa", "2", "--resume")
+    assert_same_end(tmp_path / "stopped", straight)
+
+
+@pytest.mark.parametrize("swa", ["-1", "3"])
+def test_swa_is_over_epochs_that_there_are(swa: str) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--data", "d", "--out", "o", "--epochs", "2", "--swa", swa])
+
+
 def test_a_loss_that_is_not_finite_names_step_and_pictures(boxes: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^train: the loss of step [1-3] is (nan|inf); pictures: 0000\d\d, .*$"):
         few_steps(boxes, tmp_path, "--lr", "1e30", "--optimizer", "sgd")

@@ -133,6 +133,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weight-decay", type=float, default=0.0)
     add("--clip", type=float, default=0.0, metavar="NORM", help="longest gradient; 0 = any")
     add("--ema", type=float, default=0.0, metavar="DECAY", help="measure and keep averaged weights; 0 = not averaged")
+    add(
+        "--swa",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="keep the mean of the weights after each of the last EPOCHS; 0 = those after the last step",
+    )
     add("--weighting", choices=WEIGHTINGS, default="fixed", help="of the tasks; see training/weighting.py")
     add("--loss-weights", type=float, nargs=2, default=(1.0, 1.0), metavar=("SEG", "DEPTH"))
     add("--auxiliary-weights", type=float, nargs=2, default=(10.0, 50.0), metavar=("NORMALS", "EDGES"))
@@ -179,6 +186,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--batch-size: batch normalisation over 1x1 maps needs at least 2 pictures")
     if min(args.epochs, args.eval_every, args.accumulate, args.log_every, args.loss_stride) < 1:
         parser.error("--epochs, --eval-every, --log-every, --accumulate and --loss-stride must be at least 1")
+    if not 0 <= args.swa <= args.epochs:
+        parser.error("--swa: give 0 to the number of --epochs")
     if not 0 <= args.grey <= 1:
         parser.error("--grey is a share, 0 to 1")
     if not 0 < args.zoom[0] <= args.zoom[1]:
@@ -281,6 +290,18 @@ def average(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
+
+
+@torch.no_grad()
+def add_to_mean(mean: dict[str, Tensor], network: nn.Module, number: int) -> None:
+    """Moves the mean of the weights of `number` - 1 networks on to that of `number` (SWA, Izmailov et al., "Averaging
+    weights leads to wider optima and better generalization", UAI 2018). Statistics of batch normalisation are averaged
+    like weights."""
+    for name, value in network.state_dict().items():
+        if number == 1 or not value.is_floating_point():
+            mean[name] = value.clone()
+        else:
+            mean[name].lerp_(value, 1 / number)
 
 
 # ---------------------------------------------------------------------------- what a resumed run needs
@@ -426,6 +447,7 @@ def train(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed + parallel.rank())
 
     start, history = 0, []
+    mean: dict[str, Tensor] = {}  # of the weights after the epochs of --swa
     if former is not None:
         # What is measured and kept are the averaged weights, where there are such.
         state = former.training_state
@@ -433,6 +455,7 @@ def train(args: argparse.Namespace) -> int:
         network.load_state_dict(part_of(state, "raw") if ema else former.weights)
         if ema:
             ema.load_state_dict(former.weights)
+        mean = {k: v.to(device) for k, v in part_of(state, "mean").items()}
         weighting.load_state_dict(part_of(state, "weighting"))
         scaler.load_state_dict({k: v.item() for k, v in part_of(state, "scaler").items()} or scaler.state_dict())
         unpack_state(state, optimizer, device)
@@ -471,7 +494,7 @@ def train(args: argparse.Namespace) -> int:
             "progress": {"step": step, "steps": steps},
         }
         raw = {"raw": network.state_dict()} if ema else {}
-        others = raw | {"weighting": weighting.state_dict(), "scaler": scaler.state_dict()}
+        others = raw | {"mean": mean, "weighting": weighting.state_dict(), "scaler": scaler.state_dict()}
         state = {} if ended else pack_state(optimizer, device, **others)
         if first:
             save_checkpoint(path, Checkpoint(config, kept.state_dict(), info_json, state))
@@ -562,6 +585,10 @@ def train(args: argparse.Namespace) -> int:
             if step % steps_per_epoch == 0:
                 epoch = step // steps_per_epoch
                 weighting.end_epoch()
+                if (number := epoch - args.epochs + args.swa) > 0:
+                    add_to_mean(mean, kept, number)
+                    if step == steps:
+                        kept.load_state_dict(mean)
                 if writer and val_set and (epoch % args.eval_every == 0 or step == steps):
                     result = evaluate(kept, val_set, size, workers=args.workers, focal=args.focal)
                     history.append({"epoch": epoch, **result})
