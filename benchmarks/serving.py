@@ -207,11 +207,13 @@ def main() -> None:
     add("--max-batch", type=int, default=8)
     add("--picture", type=Path, nargs="+", help="JPEGs to send (default: made ones of 640x480)")
     add("--seconds", type=float, default=20.0, help="of every measurement (default: 20)")
+    add("--connections", type=int, nargs="+", default=[1, 2, 8, 32], help="of the closed loops (default: 1 2 8 32)")
+    add("--json-only", action="store_true", help="without the other outputs, which take most of the time")
     add("--quick", action="store_true", help="a second each and fewer of them: shows that it runs, no figures")
     add("--out", type=Path, help="write OUT.json and OUT.md")
     args = parser.parse_args()
     seconds = 1.0 if args.quick else args.seconds
-    connections = [1, 8] if args.quick else [1, 2, 8, 32]
+    connections = [1, 8] if args.quick else args.connections
 
     with tempfile.TemporaryDirectory() as folder:
         files = args.picture or []
@@ -230,7 +232,7 @@ def main() -> None:
             "SEGDEPTH_LOG_LEVEL": "warning",
         }
         with server(command, port, "/health/ready", **variables):
-            service = measure(port, files, connections, seconds, others=not args.quick)
+            service = measure(port, files, connections, seconds, others=not (args.quick or args.json_only))
         # Half before and half after: what changes on the machine meanwhile meets both sides.
         after = engine_alone(args.model, args.device, args.threads, args.max_batch, seconds / 2)
         results = {
