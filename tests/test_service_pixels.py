@@ -66,7 +66,7 @@ def ended(pid: int) -> bool:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         if condition():
             return
         time.sleep(0.05)
@@ -366,12 +366,14 @@ def test_a_server_and_its_processes(tmp_path: Path) -> None:
         assert not second & third
         answers()
 
-        large = encode(np.full((1500, 2000, 3), (255, 0, 0), np.uint8), compress_level=1)
+        large = encode(np.full((3000, 4000, 3), (255, 0, 0), np.uint8), compress_level=1)
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
             head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(large)}\r\n\r\n"
             client.sendall(head.encode() + large)
-            # Connections are accepted in their order, so that one is. Now Ctrl-C, which reaches all of them.
+            # Connections are accepted in their order, so that one is; its body takes a moment to read, and its picture
+            # several to decode. Now Ctrl-C, which reaches all of them.
             assert httpx.get(f"{server.url}/health/live").status_code == 200
+            time.sleep(0.1)
             for child in (*third, pid):
                 os.kill(child, signal.SIGINT)
             assert client.recv(100).startswith(b"HTTP/1.1 200 ")
