@@ -132,8 +132,7 @@ def main(arguments: argparse.Namespace) -> int:
         # Full batches in the networks and behind them, and as many pictures as can be decoded and encoded meanwhile.
         in_flight = 2 * settings.max_batch * len(settings.devices) + 2 * usable_cores()
         # What is under way is bounded here; a picture must not be refused besides.
-        bounds = {"queue_size": in_flight, "queue_bytes": sys.maxsize}
-        settings = settings.model_copy(update={**bounds, "pixel_workers": 0})
+        settings = settings.model_copy(update={"pixel_workers": 0, "queue_size": in_flight, "queue_bytes": sys.maxsize})
         answering = _by_pipeline(settings, arguments.output, options)
     run = _Run(inputs, arguments.overwrite, in_flight, Progress(total, sys.stderr))
     return asyncio.run(run.run(answering))

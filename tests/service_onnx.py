@@ -78,3 +78,9 @@ def write_model(
         helper.set_model_props(model, {"segdepth": json.dumps(card()) if card_text is None else card_text})
     onnx.save(model, str(path))
     return path
+
+
+def versioned(path: Path, version: str) -> Path:
+    """Replace the model file at once, as one should."""
+    write_model(path.with_suffix(".new"), card_text=json.dumps({**card(), "version": version}))
+    return path.with_suffix(".new").rename(path)

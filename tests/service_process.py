@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,3 +98,12 @@ def run_to_end(command: list[str], **settings: str) -> tuple[int, str]:
         command, cwd=ROOT, env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
     )
     return done.returncode, done.stderr
+
+
+def wait_for(condition: Callable[[], bool], tries: int = 200) -> None:
+    """Until it holds, asked every 50 ms."""
+    for _ in range(tries):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")

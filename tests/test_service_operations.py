@@ -21,8 +21,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from service_client import FakeEngine, check_problem, encode, fake_app, quadrants, serving
-from service_onnx import card, write_model
-from service_process import ROOT, SERVE, environment, start
+from service_onnx import card, versioned, write_model
+from service_process import ROOT, SERVE, environment, start, wait_for
 
 from service.app import create_app
 from service.auth import OPEN, ApiKeys
@@ -395,20 +395,6 @@ def test_a_reload_brings_lost_engines_back(keys_file: Path) -> None:
 
 
 # --- a real process: signals, JSON logs
-
-
-def versioned(path: Path, version: str) -> None:
-    """Replace the model file at once, as one should."""
-    write_model(path.with_suffix(".new"), card_text=json.dumps({**card(), "version": version}))
-    path.with_suffix(".new").rename(path)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 def test_sighup_reloads_and_json_logs(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import service_jobs as jobs
 from service_client import FakeEngine, ask, check_problem, encode, fake_app, quadrants, serving
-from service_onnx import card, write_model
-from service_process import start
+from service_onnx import card, versioned
+from service_process import start, wait_for
 
 from service import errors, pixels
 from service.card import ModelCard
@@ -63,14 +63,6 @@ def ended(pid: int) -> bool:
         ) == 1
     except OSError:
         return True
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 # --- what is chosen and what travels
@@ -169,7 +161,7 @@ def test_what_a_process_raises_and_how_its_death_is_survived(
 
         # One that is killed while it has nothing to do costs no answer.
         os.kill(second, signal.SIGKILL)
-        wait_for(lambda: ended(second))
+        wait_for(lambda: ended(second), tries=1200)
         third = await pool.run(jobs.pid)
         assert third not in (first, second)
         assert lost(metrics) == 2
@@ -222,7 +214,7 @@ def test_a_process_that_does_not_start(monkeypatch: pytest.MonkeyPatch, command:
     failures: list[StartupError] = []
     models = Models(Settings(pixel_workers=2), lambda: (engine.card, [lambda: engine]), Metrics(), failures.append)
     models.start()
-    wait_for(lambda: bool(failures))
+    wait_for(lambda: bool(failures), tries=1200)
     assert "a process for pictures (SEGDEPTH_PIXEL_WORKERS) did not start" in failures[0].reason
     assert not models.current.batcher.ready
     asyncio.run(models.close())
@@ -331,11 +323,6 @@ def test_readiness_waits_for_the_processes_and_a_death_is_answered(
 # --- a real server
 
 
-def versioned(path: Path, version: str) -> Path:
-    write_model(path.with_suffix(".new"), card_text=json.dumps({**card(), "version": version}))
-    return path.with_suffix(".new").rename(path)
-
-
 def test_a_server_and_its_processes(tmp_path: Path) -> None:
     """Killed, signalled, reloaded, stopped in the middle of a request: no answer is lost, and no process is left."""
     model = versioned(tmp_path / "model.onnx", "1")
@@ -352,7 +339,7 @@ def test_a_server_and_its_processes(tmp_path: Path) -> None:
         assert len(first) == 1
         for child in first:
             os.kill(child, signal.SIGKILL)
-        wait_for(lambda: all(ended(child) for child in first))
+        wait_for(lambda: all(ended(child) for child in first), tries=1200)
         answers()
         second = children(pid)
         assert len(second) == 1 and not first & second
@@ -360,8 +347,8 @@ def test_a_server_and_its_processes(tmp_path: Path) -> None:
 
         versioned(model, "2")
         os.kill(pid, signal.SIGHUP)
-        wait_for(lambda: httpx.get(f"{server.url}/model").json()["version"] == "2")
-        wait_for(lambda: len(children(pid)) == 1)
+        wait_for(lambda: httpx.get(f"{server.url}/model").json()["version"] == "2", tries=1200)
+        wait_for(lambda: len(children(pid)) == 1, tries=1200)
         third = children(pid)
         assert not second & third
         answers()
@@ -390,5 +377,5 @@ def test_a_killed_server_leaves_no_process(tiny_model: Path) -> None:
         assert len(left) == 1
         server.process.kill()
         _, output = server.ended(20)
-        wait_for(lambda: all(ended(child) for child in left))
+        wait_for(lambda: all(ended(child) for child in left), tries=1200)
         assert "Traceback" not in output
