@@ -26,23 +26,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service import images
+from service.engine import OnnxEngine
+from service.settings import BUNDLED_MODEL
+
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
 
 
 def picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Made, uint8 [H, W, 3]: noise whose spectrum falls as that of photos does, so that its JPEG is as large."""
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1.0
-    planes = []
-    for strength in (1.0, 0.3, 0.3):  # brightness, and two colour differences
-        noise = np.fft.rfft2(rng.standard_normal((height, width))) / frequency
-        noise[0, 0] = 0.0
-        plane = np.fft.irfft2(noise, (height, width))
-        planes.append(strength * 50.0 * plane / plane.std())
-    y, b, r = planes
-    out: NDArray[np.uint8] = np.stack([128 + y + r, 128 + y - b / 2 - r / 2, 128 + y + b], 2).clip(0, 255).astype("u1")
-    return out
+    """One of the example pictures, uint8 [H, W, 3]: what rooms look like decides how large their files are, and what
+    decoding them takes. Enlarged, it gets noise as a phone's camera leaves it, for a photo is never as smooth."""
+    with Image.open(EXAMPLES[seed % len(EXAMPLES)]) as image:
+        example = image.convert("RGB")
+    pixels = np.asarray(example.resize((width, height), Image.Resampling.BICUBIC))
+    if width * height <= example.width * example.height:
+        return pixels
+    noise = np.random.default_rng(seed).normal(0.0, 4.0, (height, width, 1)).astype(np.float32)
+    noisy: NDArray[np.uint8] = (pixels + noise).clip(0, 255).astype(np.uint8)
+    return noisy
 
 
 def jpeg(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:
@@ -52,14 +54,12 @@ def jpeg(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:
 
 
 def maps(width: int, height: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Made labels (13 classes) and depth in mm, [H, W]: smooth surfaces with edges, and a little noise."""
-    far = picture(width, height, seed)
-    coarse = Image.fromarray(far).resize((max(1, width // 40), max(1, height // 40)))
-    levels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
-    labels = (levels[..., 0] // 32 + 5 * (levels[..., 1] > 140)).astype(np.uint8)
-    floor = np.linspace(4500, 900, height)[:, None]
-    depth = floor + 4 * levels[..., 2] + 150 * labels + np.random.default_rng(seed).normal(0, 2, (height, width))
-    return labels, depth.clip(1, 65535).astype(np.uint16)
+    """Labels and depth in mm, [H, W], as the bundled model gives them for an example picture."""
+    engine = OnnxEngine(BUNDLED_MODEL)
+    canvas, box = images.fit(picture(width, height, seed), engine.card.input.sizes)
+    found = engine.infer(canvas[None])
+    engine.close()
+    return images.unfit_nearest(found.labels[0], box), images.unfit_depth(found.depth[0], box)
 
 
 # --- environments ---------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The service beside other servers: the same model, the same job, the same threads.
 
-python benchmarks/peers.py --threads 1 --out benchmarks/peers
+python benchmarks/peers.py --threads 1 --also openvino-bf16 --out benchmarks/peers
 python benchmarks/peers.py --only fastapi litserve --quick
 
 Each peer (`benchmarks/peer_apps/*_app.py`) is written as its own documentation teaches, and runs twice: with Pillow,
@@ -63,6 +63,7 @@ def main() -> None:
     add("--free", action="store_true", help="a network that costs nothing in the peers; the service is left out")
     add("--threads", type=int, default=1, help="of each network (default: 1)")
     add("--max-batch", type=int, default=8)
+    add("--also", nargs="+", default=[], metavar="DEVICE", help="the service on these too, such as openvino-bf16")
     add("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="these peers")
     add_load_options(parser)
     args = parser.parse_args()
@@ -74,7 +75,9 @@ def main() -> None:
         command = serve_command("PORT", model)
         # As many engines as the cores hold: servers that run a request per thread also run so many networks at once.
         engines = max(1, usable_cores() // args.threads)
-        for label, device in (("segdepth", ["cpu"] * engines), ("segdepth, one engine", ["cpu"])):
+        ours = {"segdepth": ["cpu"] * engines, "segdepth, one engine": ["cpu"]}
+        ours |= {f"segdepth, {device}": [device] * engines for device in args.also}
+        for label, device in ours.items():
             variables = {
                 "SEGDEPTH_DEVICE": ",".join(device),
                 "SEGDEPTH_THREADS": str(args.threads),

@@ -51,6 +51,10 @@ class Options:
         """The least of the values 0 to 255 of a confidence map that is reliable."""
         return 0 if self.min_confidence is None else math.ceil(self.min_confidence * 255)
 
+    def shows_picture(self, output: Output) -> bool:
+        """Whether the answer has the uploaded picture's own colours in it."""
+        return output == "overlay" or (output in ("ply", "glb") and self.color == "picture")
+
     def check(self, output: Output) -> None:
         """Raises InvalidRequest where `output` needs what is not given."""
         if output == "unreliable" and self.min_confidence is None:

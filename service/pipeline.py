@@ -48,8 +48,10 @@ class Pipeline:
         with self.batcher.place(len(upload) + self.canvas_bytes):
             canvas, seen = await self.pixels.run(pixels.decode, upload, chosen.camera)
             result = await self.batcher.infer(canvas)
+            # To a process it would be sent once more.
+            shown = upload if chosen.shows_picture(output) else b""
             answer, encode_s = await self.pixels.run(
-                pixels.draw, upload, output, chosen, seen, result, start, str(self.batcher.provider)
+                pixels.draw, shown, output, chosen, seen, result, start, str(self.batcher.provider)
             )
         self.metrics.observe_stages(decode=seen.decode_s, queue=result.queue_s, infer=result.infer_s, encode=encode_s)
         return answer

@@ -108,7 +108,8 @@ def draw(
 ) -> tuple[Rendered, float]:
     """unfit -> render: the answer, and the seconds that it took.
 
-    `start` is of `time.perf_counter`, which is system-wide: the same clock in every process.
+    `upload` may be empty where `options.shows_picture` says that the answer does without it. `start` is of
+    `time.perf_counter`, which is system-wide: the same clock in every process.
     """
     encode_start = time.perf_counter()
     prediction = result.prediction

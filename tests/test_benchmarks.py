@@ -161,12 +161,13 @@ def test_table() -> None:
     assert text == "| a | b |\n| --- | --- |\n| x | 123 |\n| y | 0.0123 |"
 
 
-def test_made_pictures_and_maps() -> None:
+def test_pictures_and_maps() -> None:
     pixels = common.picture(640, 480)
     assert pixels.shape == (480, 640, 3) and pixels.dtype == np.uint8
     assert np.array_equal(pixels, common.picture(640, 480))
-    # As large as JPEGs of photos are: not noise, not a plane.
-    assert 40_000 < len(common.jpeg(pixels)) < 250_000
+    # As large as JPEGs of photos are, also where they are larger than the examples.
+    assert 40_000 < len(common.jpeg(pixels)) < 90_000
+    assert 2_000_000 < len(common.jpeg(common.picture(4000, 3000))) < 5_000_000
     labels, depth = common.maps(640, 480)
     assert labels.shape == depth.shape == (480, 640)
     assert labels.max() < 40 and depth.min() >= 1 and len(np.unique(labels)) > 4
@@ -176,8 +177,9 @@ def test_service_is_measured(server: Server, tmp_path: Path) -> None:
     picture = tmp_path / "a.jpg"
     picture.write_bytes(encode(quadrants(), "JPEG"))
     assert {"mask", "depth", "depth_color", "overlay"} <= set(serving.outputs(server.url))
-    service = serving.measure(server.port, [picture], [1, 2], 0.5, others=False)
+    service = serving.measure(server.port, [picture], [1, 2], 0.5, False, 3, lambda: 1e6)
     assert set(service["closed"]) == {"1", "2"} and service["capacity_per_s"] > 0
+    assert len(service["of_engine"]["2"]) == 3 and 0 < max(service["of_engine"]["2"]) < 1
     assert list(service["open"]) == ["50%, evenly", "50%, at random", "80%, evenly", "80%, at random"]
     assert service["live_during_overload"]["statuses"].get("200", 0) > 0
     assert service["recovery_s"] is not None
