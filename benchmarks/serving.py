@@ -7,8 +7,8 @@ python benchmarks/serving.py --quick
 1. The engine alone: pictures per second of the same model with the same threads, without any server.
 2. Closed loop: 1, 2, 8 and 32 connections, each of which asks again when it has its answer. JPEG in, JSON out. Before
    each, the engine alone with its best batch for as long, in several rounds: the machine changes meanwhile, so the
-   share of the engine's throughput is the median of the rounds' own. Then every other output that the server offers, with 8
-   connections.
+   share of the engine's throughput is the median of the rounds' own. Then every other output that the server offers,
+   with 8 connections.
 3. Open loop: requests arrive at 50 % and 80 % of the highest throughput of step 2, at equal intervals (as wrk2, vegeta
    and k6 send them) and at random (Poisson, as independent users do). Latency counts from the arrival. At random and
    80 %, any one server that takes the same time for every picture answers 1 % of them only after 11 times that time
