@@ -48,8 +48,8 @@ def test_card_and_inference(tiny_model: Path) -> None:
     [
         ({1: 37, 2: 53, 4: 121, 8: 263}, 2),  # a small network on two cores
         ({1: 37, 2: 74, 4: 60, 8: 60}, 1),  # what does not gain is where it ends
-        ({1: 37, 2: 71, 4: 10, 8: 10}, 1),  # 4 %
-        ({1: 37, 2: 70, 4: 140, 8: 10}, 2),  # 6 %
+        ({1: 37, 2: 69, 4: 10, 8: 10}, 1),  # 7 %
+        ({1: 37, 2: 66, 4: 132, 8: 10}, 2),  # 11 %
         ({1: 5, 2: 5, 4: 5, 8: 6}, 8),  # a GPU
         ({1: 5, 2: 7, 3: 8}, 3),
         ({1: 5}, 1),
@@ -77,7 +77,9 @@ def test_batches_are_as_large_as_gains_anything(
     engine = Timed()
     assert warm_up(engine, [], lambda done, total: None) == expected
     assert max(seen, default=1) <= max(milliseconds)
-    assert all(3 <= seen.count(n) <= 6 for n in seen)
+    # Enough of them for an undisturbed one, and no more than the start can wait for.
+    assert all(3 <= seen.count(n) <= 42 for n in seen)
+    assert now < 8
 
 
 def test_an_engine_knows_how_many_at_once_are_worth_while(tiny_model: Path) -> None:
