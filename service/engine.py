@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
 CPU = "CPUExecutionProvider"
-TRIAL_S = 0.6
+TRIAL_S = 1.0
 FEWEST_TRIALS, MOST_TRIALS = 2, 20
 """For so long, and so many times, two numbers of pictures at once are tried, to see what the larger one brings."""
 WORTH_WHILE = 1.1
