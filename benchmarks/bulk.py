@@ -28,8 +28,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import ROOT, jpeg, machine, publish, table
-from benchmarks.serving import engine_alone
+from benchmarks.cpu import rate
+from benchmarks.serving import batches
 from service.bulk import suffix_of
+from service.devices import load_engine
 from service.outputs import Output
 from service.settings import BUNDLED_MODEL
 
@@ -137,7 +139,10 @@ def main() -> None:
     width, height = (int(side) for side in args.size.split("x"))
 
     def engine() -> float:
-        return max(engine_alone(args.model, args.device, 0, 8, seconds / 4).values())
+        alone = load_engine(args.model, args.device, max_batch=8)
+        best = max(rate(alone, batch, seconds / 4) for batch in batches(alone, 8).values())
+        alone.close()
+        return best
 
     with tempfile.TemporaryDirectory() as folder:
         pictures, out = Path(folder) / "pictures", Path(folder) / "answers"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from service_process import Server, start
 # The tests' networks are tiny, and OpenMP threads that spin for each other on a busy machine take minutes instead of
 # seconds. Set before anything imports torch, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell ignores SIGINT for what it starts in the background; the servers that tests start there would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
