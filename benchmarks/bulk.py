@@ -28,8 +28,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import ROOT, jpeg, machine, publish, table
-from benchmarks.cpu import rate
-from benchmarks.serving import batches
+from benchmarks.serving import best_batch
 from service.bulk import suffix_of
 from service.devices import load_engine
 from service.outputs import Output
@@ -140,9 +139,9 @@ def main() -> None:
 
     def engine() -> float:
         alone = load_engine(args.model, args.device, max_batch=8)
-        best = max(rate(alone, batch, seconds / 4) for batch in batches(alone, 8).values())
+        _, rates = best_batch(alone, 8, seconds / 4)
         alone.close()
-        return best
+        return max(rates.values())
 
     with tempfile.TemporaryDirectory() as folder:
         pictures, out = Path(folder) / "pictures", Path(folder) / "answers"
