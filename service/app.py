@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import sys
@@ -17,8 +18,7 @@ from service import errors, oip, operations
 from service.admission import RefuseEarly
 from service.auth import ApiKeys, RequireKey
 from service.card import ModelCard
-from service.cores import usable_cores
-from service.devices import load_engine
+from service.devices import engines_of
 from service.engine import Engine, read_card
 from service.errors import StartupError
 from service.metrics import Metrics
@@ -101,23 +101,9 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 
 
 def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
-    """The file `settings.model`, with an engine for each device."""
-    card = read_card(settings.model)
-    on_cores = len(settings.devices) - len(settings.gpus)
-    threads = settings.threads or max(1, usable_cores() // max(1, on_cores))
-
-    def load(device: str) -> Engine:
-        return load_engine(
-            settings.model,
-            device,
-            threads=threads,
-            max_batch=settings.max_batch,
-            cuda_graphs=settings.cuda_graphs,
-            gpu_memory=settings.gpu_memory,
-            cache_dir=settings.cache_dir,
-        )
-
-    return card, [partial(load, device) for device in settings.devices]
+    """The file `settings.model`, with what loads the engines of all devices."""
+    loaders = itertools.chain.from_iterable(engines_of(settings, device) for device in settings.devices)
+    return read_card(settings.model), list(loaders)
 
 
 def _end_process(reason: StartupError) -> None:

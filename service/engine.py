@@ -137,16 +137,25 @@ def warm_up(engine: Engine, batches: Iterable[int], progress: Progress) -> int:
     steps = len(shapes) + 1
     for done, shape in enumerate(shapes):
         progress(done, steps)
-        prediction = engine.infer(_noise(shape))
-        for name, plane in prediction._asdict().items():
-            if plane.shape != shape:
-                raise StartupError(f"the model's output {name} has shape {list(plane.shape)}, not {list(shape)}")
-        if int(prediction.labels.max()) >= len(engine.card.classes):
-            raise StartupError(f"the model gives class {prediction.labels.max()}, which its card does not have")
+        check_run(engine, shape)
     progress(steps - 1, steps)
     best = _best_batch(engine)
     progress(steps, steps)
     return best
+
+
+def check_run(engine: Engine, shape: tuple[int, ...]) -> None:
+    """Run pictures of noise, [N, H, W], and check the answer.
+
+    Raises:
+        StartupError: a map of another shape, or a class that the card does not have.
+    """
+    prediction = engine.infer(_noise(shape))
+    for name, plane in prediction._asdict().items():
+        if plane.shape != shape:
+            raise StartupError(f"the model's output {name} has shape {list(plane.shape)}, not {list(shape)}")
+    if int(prediction.labels.max()) >= len(engine.card.classes):
+        raise StartupError(f"the model gives class {prediction.labels.max()}, which its card does not have")
 
 
 def _best_batch(engine: Engine) -> int:

@@ -1,0 +1,197 @@
+"""Engines that share the cores of a CPU: who gets how many of them, the same answers, and what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import engine_streams
+from service.devices import engines_of
+from service.engine import Engine, OnnxEngine, Prediction
+from service.engine_streams import BETWEEN_S, Streams
+from service.errors import StartupError
+from service.settings import BUNDLED_MODEL, Settings
+
+PICTURE = np.zeros((1, 48, 64, 3), np.uint8)
+
+
+class Recorded(OnnxEngine):
+    """Notes with how many threads it runs; `gate` holds it while it does."""
+
+    made: list[Recorded]
+    runs: list[int]
+    gate: threading.Event
+
+    def __init__(self, path: Path, *, threads: int, max_batch: int) -> None:
+        super().__init__(path, threads=threads, max_batch=max_batch)
+        self.threads = threads
+        self.made.append(self)
+
+    def infer(self, batch: np.ndarray) -> Prediction:
+        self.runs.append(self.threads)
+        assert self.gate.wait(20)
+        return super().infer(batch)
+
+
+class Clock:
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(engine_streams, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorded]]:
+    Recorded.made, Recorded.runs, Recorded.gate = [], [], threading.Event()
+    Recorded.gate.set()
+    monkeypatch.setattr(engine_streams, "OnnxEngine", Recorded)
+    yield Recorded
+    Recorded.made, Recorded.runs = [], []
+
+
+def load(path: Path, threads: int, max_batch: int = 1) -> list[Engine]:
+    return [loader() for loader in Streams(path, threads=threads, max_batch=max_batch).loaders()]
+
+
+def start(engine: Engine) -> threading.Thread:
+    thread = threading.Thread(target=engine.infer, args=(PICTURE,), daemon=True)
+    thread.start()
+    return thread
+
+
+def until_runs(recorded: type[Recorded], count: int) -> None:
+    end = time.monotonic() + 20
+    while len(recorded.runs) < count:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("threads", "streams", "sessions"),
+    [
+        (1, 1, [1]),
+        (2, 2, [2, 1]),  # The one without threads of its own is shared.
+        (8, 8, [8, 1]),
+        (16, 8, [16, *[2] * 8]),
+        (20, 8, [20, *[2] * 8]),
+    ],
+)
+def test_cores_are_shared_out(
+    recorded: type[Recorded], tiny_model: Path, threads: int, streams: int, sessions: list[int]
+) -> None:
+    engines = load(tiny_model, threads)
+    assert len(engines) == streams
+    assert [made.threads for made in recorded.made] == sessions
+
+
+def test_alone_with_all_threads_and_together_with_few(recorded: type[Recorded], tiny_model: Path, clock: Clock) -> None:
+    first, second = load(tiny_model, 2)
+    for _ in range(2):
+        clock.now += 2 * BETWEEN_S
+        first.infer(PICTURE)
+    assert recorded.runs == [2, 2]
+    # Alone, and one beside it.
+    clock.now += 2 * BETWEEN_S
+    recorded.gate.clear()
+    running = [start(first)]
+    until_runs(recorded, 3)
+    running.append(start(second))
+    until_runs(recorded, 4)
+    recorded.gate.set()
+    for thread in running:
+        thread.join(20)
+    # A busy stream goes on soon; nothing else may run at that moment, but will.
+    clock.now += BETWEEN_S / 2
+    second.infer(PICTURE)
+    assert recorded.runs == [2, 2, 2, 1, 1]
+    clock.now += 2 * BETWEEN_S
+    second.infer(PICTURE)
+    assert recorded.runs[5:] == [2]
+
+
+def test_a_failure_leaves_no_trace(
+    recorded: type[Recorded], tiny_model: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = load(tiny_model, 2)
+    with monkeypatch.context() as patch:
+
+        def fail(self: Recorded, batch: np.ndarray) -> Prediction:
+            raise RuntimeError("no memory")
+
+        patch.setattr(Recorded, "infer", fail)
+        with pytest.raises(RuntimeError, match="no memory"):
+            first.infer(PICTURE)
+    clock.now += 2 * BETWEEN_S
+    second.infer(PICTURE)
+    assert recorded.runs == [2]
+
+
+def test_warm_up_runs_every_size_on_all_threads_and_on_few(recorded: type[Recorded], tiny_model: Path) -> None:
+    first, second = load(tiny_model, 2, max_batch=4)
+    steps: list[tuple[int, int]] = []
+    first.warm_up(lambda done, total: steps.append((done, total)))
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert recorded.runs[:4] == [2, 2, 1, 1]
+    # Batches are for busy streams, so they are tried as those run.
+    assert set(recorded.runs[4:]) == {1}
+    assert first.max_batch in (1, 2, 4)
+    second.warm_up(lambda done, total: None)
+
+
+def test_answers_do_not_depend_on_the_threads() -> None:
+    """A picture has the same maps alone, beside others and by a single session."""
+    alone, other = load(BUNDLED_MODEL, 2)
+    single = OnnxEngine(BUNDLED_MODEL, threads=1)
+    height, width = single.card.input.sizes[0]
+    picture = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
+    expected = single.infer(picture)
+    time.sleep(2 * BETWEEN_S)
+    thread = threading.Thread(target=other.infer, args=(picture,))
+    for _ in range(2):
+        for got, wanted in zip(alone.infer(picture), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+        if not thread.ident:
+            thread.start()
+    thread.join(20)
+    for engine in (alone, other, single):
+        engine.close()
+
+
+def test_the_last_stream_takes_the_sessions_with_it(recorded: type[Recorded], tiny_model: Path) -> None:
+    streams = Streams(tiny_model, threads=2, max_batch=1)
+    first, second = (loader() for loader in streams.loaders())
+    sessions = [weakref.ref(made) for made in recorded.made]
+    recorded.made.clear()
+    first.close()
+    gc.collect()
+    assert all(session() for session in sessions)
+    second.infer(PICTURE)
+    second.close()
+    gc.collect()
+    assert not any(session() for session in sessions)
+
+
+def test_a_bad_file_is_refused_by_every_loader(tmp_path: Path) -> None:
+    for loader in Streams(tmp_path / "none.onnx", threads=2, max_batch=1).loaders():
+        with pytest.raises(StartupError, match="there is no model file"):
+            loader()
+
+
+def test_engines_of_devices(tiny_model: Path) -> None:
+    one = Settings(model=tiny_model, threads=3)
+    assert len(engines_of(one, "cpu")) == 3
+    assert len(engines_of(Settings(model=tiny_model, threads=3, device="openvino"), "openvino")) == 1
