@@ -28,11 +28,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import ROOT, jpeg, machine, publish, table
-from benchmarks.serving import best_batch
+from benchmarks.serving import best_alone
 from service.bulk import suffix_of
-from service.devices import load_engine
 from service.outputs import Output
-from service.settings import BUNDLED_MODEL
+from service.settings import BUNDLED_MODEL, Settings
 
 SAMPLE_S = 0.5
 
@@ -138,9 +137,7 @@ def main() -> None:
     width, height = (int(side) for side in args.size.split("x"))
 
     def engine() -> float:
-        alone = load_engine(args.model, args.device, max_batch=8)
-        _, rates = best_batch(alone, 8, seconds / 4)
-        alone.close()
+        _, rates = best_alone(Settings(model=args.model, device=args.device), seconds / 8)
         return max(rates.values())
 
     with tempfile.TemporaryDirectory() as folder:

@@ -4,9 +4,10 @@ python benchmarks/serving.py --out benchmarks/serving
 python benchmarks/serving.py --model model.onnx --threads 2 --picture room.jpg
 python benchmarks/serving.py --quick
 
-1. The engine alone: pictures per second of the same model with the same threads, without any server.
+1. The engine alone: pictures per second of the same model with the same threads, without any server: in one engine that
+   has all of them, and in engines side by side as the service has them, by batch.
 2. Closed loop: 1, 2, 8 and 32 connections, each of which asks again when it has its answer. JPEG in, JSON out. Before
-   each, the engine alone with its best batch for as long, in several rounds: the machine changes meanwhile, so the
+   each, the best of these for as long, in several rounds: the machine changes meanwhile, so the
    share of the engine's throughput is the median of the rounds' own. Then every other output that the server offers,
    with 8 connections.
 3. Open loop: requests arrive at 50 % and 80 % of the highest throughput of step 2, at equal intervals (as wrk2, vegeta
@@ -32,7 +33,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +45,10 @@ from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publis
 from benchmarks.cpu import rate
 from benchmarks.load import Load, Measured, Request, Sending, run
 from service.cores import usable_cores
-from service.devices import load_engine
+from service.devices import engines_of, load_engine
 from service.engine import Engine
 from service.images import UInt8
-from service.settings import BUNDLED_MODEL
+from service.settings import BUNDLED_MODEL, Settings
 
 PATH = "/predict"
 NEEDS = {"unreliable": "&min_confidence=0.5"}
@@ -54,15 +57,37 @@ RECOVERED = 3
 """Answers in a row that are as fast as before make a recovery."""
 
 
-def best_batch(engine: Engine, most: int, seconds: float) -> tuple[UInt8, dict[int, float]]:
-    """Of 1, 2, 4 and `most` pictures at once, those that bring most, uint8 [N, h, w, 3] of the first size of the model
-    card; and the pictures per second of all, by their number."""
-    height, width = engine.card.input.sizes[0]
-    batches = {n: np.stack([picture(width, height, seed) for seed in range(n)]) for n in sorted({1, 2, 4, most})}
-    for batch in batches.values():
-        engine.infer(batch)  # The first of a shape may take memory.
-    rates = {n: rate(engine, batch, seconds) for n, batch in batches.items()}
-    return batches[max(rates, key=lambda n: rates[n])], rates
+def best_alone(settings: Settings, seconds: float) -> tuple[Callable[[float], float], dict[str, float]]:
+    """Of what can be done with the engines of a service without it, what brings most: it runs for so many seconds, and
+    gives the pictures per second; and those of all that was tried, by name.
+
+    That is 1, 2, 4 and `settings.max_batch` pictures of the first size of the model card at once, in one engine that
+    has all threads, and in all engines of the service side by side.
+    """
+    whole = load_engine(
+        settings.model,
+        settings.devices[0],
+        threads=settings.threads * len(settings.devices),
+        max_batch=settings.max_batch,
+    )
+    beside = [load() for device in settings.devices for load in engines_of(settings, device)]
+    height, width = whole.card.input.sizes[0]
+    choices: dict[str, tuple[list[Engine], UInt8]] = {}
+    for n in sorted({1, 2, 4, settings.max_batch}):
+        batch = np.stack([picture(width, height, seed) for seed in range(n)])
+        choices[f"batch {n}"] = [whole], batch
+        if len(beside) > 1:
+            choices[f"{len(beside)} of batch {n}"] = beside, batch
+
+    def run_all(name: str, seconds: float) -> float:
+        engines, batch = choices[name]
+        with ThreadPoolExecutor(len(engines)) as pool:
+            return sum(pool.map(lambda engine: rate(engine, batch, seconds), engines))
+
+    for name in choices:
+        run_all(name, 0)  # The first of a shape may take memory.
+    rates = {name: run_all(name, seconds) for name in choices}
+    return partial(run_all, max(rates, key=lambda name: rates[name])), rates
 
 
 def outputs(url: str) -> dict[str, str]:
@@ -197,11 +222,10 @@ def markdown(results: dict[str, Any]) -> str:
         ["as fast as before, seconds after the last arrival", "not within 60" if back is None else back],
         ["cores that the generator took", flood["generator_cpu"]],
     ]
-    engine = ", ".join(f"{rate:.3g}/s at batch {batch}" for batch, rate in results["engine_per_s"].items())
+    engine = ", ".join(f"{rate:.3g}/s with {name}" for name, rate in results["engine_per_s"].items())
     threads = results["threads"] or "all"
     parts = [
-        f"Engine alone: {engine}. Model {results['model']}, {results['device']}, threads: {threads}. "
-        f"Engines of the service: {results['engines']}.",
+        f"Engine alone: {engine}. Model {results['model']}, {results['device']}, threads: {threads}.",
         table(["connections", "pictures/s", "of the engine's", "rounds", "p50 ms", "p99 ms", "failed"], closed),
         table(["output, 8 connections", "pictures/s", "p50 ms", "kB", "failed"], by_output) if by_output else "",
         table(["arrivals, of capacity", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed"], opened),
@@ -216,7 +240,7 @@ def main() -> None:
     add("--model", type=Path, default=BUNDLED_MODEL)
     add("--device", default="cpu", help="as SEGDEPTH_DEVICE has it (default: cpu)")
     add("--threads", type=int, default=0, help="of the engine, alone and in the service (default: all cores)")
-    add("--engines", type=int, default=1, help="of the service, which share its threads: more pictures, later each")
+    add("--engines", type=int, default=1, help="so often the device, which share its threads (default: 1)")
     add("--max-batch", type=int, default=8)
     add("--picture", type=Path, nargs="+", help="JPEGs to send (default: the examples at 640x480)")
     add("--seconds", type=float, default=20.0, help="of every measurement (default: 20)")
@@ -237,26 +261,26 @@ def main() -> None:
                 files.append(Path(folder) / f"{seed}.jpg")
                 files[-1].write_bytes(jpeg(picture(640, 480, seed)))
         on = machine()
-        engine = load_engine(args.model, args.device, threads=args.threads, max_batch=args.max_batch)
-        best, rates = best_batch(engine, args.max_batch, seconds)
+        devices = ",".join([args.device] * args.engines)
+        threads = max(1, (args.threads or usable_cores()) // args.engines)
+        settings = Settings(model=args.model, device=devices, threads=threads, max_batch=args.max_batch)
+        alone, rates = best_alone(settings, seconds)
         port = free_port()
         command = serve_command(port, args.model)
         variables = {
-            "SEGDEPTH_DEVICE": ",".join([args.device] * args.engines),
-            "SEGDEPTH_THREADS": str(max(1, (args.threads or usable_cores()) // args.engines)),
+            "SEGDEPTH_DEVICE": devices,
+            "SEGDEPTH_THREADS": str(threads),
             "SEGDEPTH_MAX_BATCH": str(args.max_batch),
             "SEGDEPTH_LOG_LEVEL": "warning",
         }
         with server(command, port, "/health/ready", **variables):
             others = not (args.quick or args.json_only)
-            service = measure(port, files, connections, seconds, others, rounds, lambda: rate(engine, best, seconds))
-        engine.close()
+            service = measure(port, files, connections, seconds, others, rounds, lambda: alone(seconds))
         results = {
             "machine": on,
             "model": args.model.name,
-            "device": args.device,
+            "device": devices,
             "threads": args.threads,
-            "engines": args.engines,
             "max_batch": args.max_batch,
             "seconds": seconds,
             "pictures": [[file.name, file.stat().st_size] for file in files],

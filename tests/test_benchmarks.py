@@ -183,9 +183,8 @@ def test_service_is_measured(server: Server, tmp_path: Path) -> None:
     assert list(service["open"]) == ["50%, evenly", "50%, at random", "80%, evenly", "80%, at random"]
     assert service["live_during_overload"]["statuses"].get("200", 0) > 0
     assert service["recovery_s"] is not None
-    text = serving.markdown(
-        {"engine_per_s": {"1": 100.0}, "service": service, "model": "m", "device": "cpu", "threads": 0, "engines": 1}
-    )
+    about = {"model": "m", "device": "cpu", "threads": 0}
+    text = serving.markdown({"engine_per_s": {"batch 1": 100.0}, "service": service, **about})
     assert "five times the capacity" in text and "| 2 |" in text
 
 
