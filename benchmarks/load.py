@@ -14,6 +14,7 @@ latency then counts from the arrival, so that a server which stalls is not spare
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import random
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -325,12 +326,21 @@ class _Sender:
         await self.all_answered()
         print(ALL_SENT, end="", flush=True)
 
+    def arrivals(self) -> Iterator[float]:
+        """When requests arrive, in seconds from the beginning to before the end."""
+        rng, since = random.Random(0), 0.0
+        for number in itertools.count(1):
+            since = number / self.load.rate if self.load.even else since + rng.expovariate(self.load.rate)
+            if since >= self.load.seconds:
+                return
+            yield since
+
     async def open_loop(self) -> None:
-        rng, at, mean = random.Random(0), self.begin, 1 / self.load.rate
-        while (at := at + (mean if self.load.even else rng.expovariate(self.load.rate))) < self.end:
-            if (wait := at - time.perf_counter()) > 0:
+        # Seconds from the beginning: added up on the clock, the last one would come or not by how the sum is rounded.
+        for since in self.arrivals():
+            if (wait := self.begin + since - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            self.send(at)
+            self.send(self.begin + since)
         print(ALL_SENT, end="", flush=True)
         await self.all_answered()
 

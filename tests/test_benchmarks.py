@@ -111,6 +111,17 @@ def test_even_arrivals_have_equal_intervals(odd: int, file: str) -> None:
     assert got.sent == sum(got.statuses.values()) == 39  # One every 25 ms, inside of the second.
 
 
+def test_arrivals_do_not_depend_on_what_time_it_is() -> None:
+    for begin in (0.1, 1234.567, 98765.4321):
+        sender = load._Sender(Load("127.0.0.1", 1, [Request("/")], 1.0, rate=40, even=True))
+        sender.begin, sender.end = begin, begin + 1.0
+        assert list(sender.arrivals()) == [number / 40 for number in range(1, 40)]
+    sender = load._Sender(Load("127.0.0.1", 1, [Request("/")], 100.0, rate=40))
+    arrivals = list(sender.arrivals())
+    assert arrivals == sorted(arrivals) and arrivals[-1] < 100
+    assert len(arrivals) == pytest.approx(4000, rel=0.1)
+
+
 def test_an_answer_may_come_in_any_pieces() -> None:
     got: list[load._Answer | None] = []
     whole = {
