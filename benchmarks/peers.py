@@ -73,14 +73,14 @@ def main() -> None:
     entries = []
     if not args.free:
         command = serve_command("PORT", model)
-        # As many networks as the cores hold: servers that run a request per thread also run so many at once.
+        # As many engines as the cores hold: servers that run a request per thread also run so many networks at once.
         engines = max(1, usable_cores() // args.threads)
-        ours = {"segdepth": ("cpu", engines * args.threads), "segdepth, one engine": ("cpu", args.threads)}
-        ours |= {f"segdepth, {device}": (",".join([device] * engines), args.threads) for device in args.also}
-        for label, (devices, threads) in ours.items():
+        ours = {"segdepth": ["cpu"] * engines, "segdepth, one engine": ["cpu"]}
+        ours |= {f"segdepth, {device}": [device] * engines for device in args.also}
+        for label, device in ours.items():
             variables = {
-                "SEGDEPTH_DEVICE": devices,
-                "SEGDEPTH_THREADS": str(threads),
+                "SEGDEPTH_DEVICE": ",".join(device),
+                "SEGDEPTH_THREADS": str(args.threads),
                 "SEGDEPTH_MAX_BATCH": str(args.max_batch),
                 "SEGDEPTH_LOG_LEVEL": "warning",
             }

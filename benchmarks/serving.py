@@ -5,7 +5,7 @@ python benchmarks/serving.py --model model.onnx --threads 2 --picture room.jpg
 python benchmarks/serving.py --quick
 
 1. The engine alone: pictures per second of the same model with the same threads, without any server: in one engine that
-   has all of them, and in engines side by side as the service has them, by batch.
+   has all of them, and in those of the service side by side where it has several (`--engines`), by batch.
 2. Closed loop: 1, 2, 8 and 32 connections, each of which asks again when it has its answer. JPEG in, JSON out. Before
    each, the best of these for as long, in several rounds: the machine changes meanwhile, so the
    share of the engine's throughput is the median of the rounds' own. Then every other output that the server offers,
@@ -44,8 +44,9 @@ import numpy as np
 from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, serve_command, server, table
 from benchmarks.cpu import rate
 from benchmarks.load import Load, Measured, Request, Sending, run
+from service.app import onnx_source
 from service.cores import usable_cores
-from service.devices import engines_of, load_engine
+from service.devices import load_engine
 from service.engine import Engine
 from service.images import UInt8
 from service.settings import BUNDLED_MODEL, Settings
@@ -62,7 +63,7 @@ def best_alone(settings: Settings, seconds: float) -> tuple[Callable[[float], fl
     gives the pictures per second; and those of all that was tried, by name.
 
     That is 1, 2, 4 and `settings.max_batch` pictures of the first size of the model card at once, in one engine that
-    has all threads, and in all engines of the service side by side.
+    has all threads, and in the engines of the service side by side where it has several.
     """
     whole = load_engine(
         settings.model,
@@ -70,13 +71,13 @@ def best_alone(settings: Settings, seconds: float) -> tuple[Callable[[float], fl
         threads=settings.threads * len(settings.devices),
         max_batch=settings.max_batch,
     )
-    beside = [load() for device in settings.devices for load in engines_of(settings, device)]
+    beside = [load() for load in onnx_source(settings)[1]] if len(settings.devices) > 1 else []
     height, width = whole.card.input.sizes[0]
     choices: dict[str, tuple[list[Engine], UInt8]] = {}
     for n in sorted({1, 2, 4, settings.max_batch}):
         batch = np.stack([picture(width, height, seed) for seed in range(n)])
         choices[f"batch {n}"] = [whole], batch
-        if len(beside) > 1:
+        if beside:
             choices[f"{len(beside)} of batch {n}"] = beside, batch
 
     def run_all(name: str, seconds: float) -> float:
@@ -240,7 +241,12 @@ def main() -> None:
     add("--model", type=Path, default=BUNDLED_MODEL)
     add("--device", default="cpu", help="as SEGDEPTH_DEVICE has it (default: cpu)")
     add("--threads", type=int, default=0, help="of the engine, alone and in the service (default: all cores)")
-    add("--engines", type=int, default=1, help="so often the device, which share its threads (default: 1)")
+    add(
+        "--engines",
+        type=int,
+        default=1,
+        help="of the service, which share its threads (default: 1)",
+    )
     add("--max-batch", type=int, default=8)
     add("--picture", type=Path, nargs="+", help="JPEGs to send (default: the examples at 640x480)")
     add("--seconds", type=float, default=20.0, help="of every measurement (default: 20)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import sys
@@ -18,8 +17,10 @@ from service import errors, oip, operations
 from service.admission import RefuseEarly
 from service.auth import ApiKeys, RequireKey
 from service.card import ModelCard
-from service.devices import engines_of
+from service.cores import usable_cores
+from service.devices import load_engine
 from service.engine import Engine, read_card
+from service.engine_streams import Streams
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.middleware import Observe
@@ -101,9 +102,26 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 
 
 def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
-    """The file `settings.model`, with what loads the engines of all devices."""
-    loaders = itertools.chain.from_iterable(engines_of(settings, device) for device in settings.devices)
-    return read_card(settings.model), list(loaders)
+    """The file `settings.model`, with an engine for each device."""
+    card = read_card(settings.model)
+    on_cores = len(settings.devices) - len(settings.gpus)
+    threads = settings.threads or max(1, usable_cores() // max(1, on_cores))
+    streams = Streams(settings.model, settings.devices.count("cpu"), threads=threads, max_batch=settings.max_batch)
+
+    def load(device: str) -> Engine:
+        if device == "cpu":
+            return streams.load()
+        return load_engine(
+            settings.model,
+            device,
+            threads=threads,
+            max_batch=settings.max_batch,
+            cuda_graphs=settings.cuda_graphs,
+            gpu_memory=settings.gpu_memory,
+            cache_dir=settings.cache_dir,
+        )
+
+    return card, [partial(load, device) for device in settings.devices]
 
 
 def _end_process(reason: StartupError) -> None:

@@ -1,9 +1,9 @@
 """The batcher: one queue, and for each engine a thread that owns it and gives it what waits.
 
 Greedy: whenever an engine is free it takes what waits, up to `max_batch` pictures of one size, the oldest first,
-without waiting for more. A CPU has several (engine_streams.py); one whose device works by itself is given a second
-batch while the first is computed, so that the device need not wait for copies. The same thread loads its engine and
-warms it up, so that the server is alive meanwhile.
+without waiting for more. One whose device works by itself is given a second batch while the first is computed, so that
+the device need not wait for copies. The same thread loads its engine and warms it up, so that the server is alive
+meanwhile.
 """
 
 from __future__ import annotations

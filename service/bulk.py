@@ -30,7 +30,6 @@ from service.bulk_inputs import NO_DECODER, Failure, Inputs, Job, UsageError
 from service.cameras import Given
 from service.client import AsyncClient
 from service.cores import usable_cores
-from service.devices import engines_of
 from service.errors import EnginesLost, StartupError
 from service.metrics import Metrics
 from service.models import Models
@@ -52,6 +51,8 @@ RETRIES = 1000
 LISTED = 1000
 """The most failures whose names are kept for the end."""
 READERS = 4
+MAX_ENGINES = 8
+"""On one CPU: each has its own copy of the weights. With more cores, each has several threads."""
 POLL_S = 0.05
 REDRAW_S, LINE_S = 0.25, 10.0
 """Between two states of the progress, on a terminal and in a log."""
@@ -129,8 +130,7 @@ def main(arguments: argparse.Namespace) -> int:
         answering = _by_server(arguments, query)
     else:
         # Full batches in the networks and behind them, and as many pictures as can be decoded and encoded meanwhile.
-        engines = sum(len(engines_of(settings, device)) for device in settings.devices)
-        in_flight = 2 * settings.max_batch * engines + 2 * usable_cores()
+        in_flight = 2 * settings.max_batch * len(settings.devices) + 2 * usable_cores()
         # What is under way is bounded here; a picture must not be refused besides.
         settings = settings.model_copy(update={"pixel_workers": 0, "queue_size": in_flight, "queue_bytes": sys.maxsize})
         answering = _by_pipeline(settings, arguments.output, options)
@@ -163,19 +163,23 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     given = {name: value for name in ("model", "device") if (value := getattr(arguments, name)) is not None}
     settings = Settings.load(**given)
     logs.configure(settings.log_format, settings.log_level)
-    return for_many(settings)
+    return for_many(settings, usable_cores())
 
 
-def for_many(settings: Settings) -> Settings:
-    """The settings for pictures that wait in any number: on a CPU, one at a time by each engine where nothing else was
-    chosen.
+def for_many(settings: Settings, cores: int) -> Settings:
+    """The settings for pictures that wait in any number, where nothing else was chosen: on a CPU, an engine for each
+    core, up to `MAX_ENGINES`, one picture at a time.
 
-    A batch rounds sums differently: so the answer to a picture does not depend on its neighbours, and is what a server
-    gives that has nothing else to do.
+    Threads that share a picture wait for each other. And a batch, which saves nothing on a CPU, rounds sums
+    differently: so the answer to a picture does not depend on its neighbours, and is what a server gives that has
+    nothing else to do.
     """
-    if "max_batch" in settings.model_fields_set or set(settings.devices) != {"cpu"}:
+    if settings.device != "cpu" or "threads" in settings.model_fields_set:
         return settings
-    return settings.model_copy(update={"max_batch": 1})
+    update: dict[str, Any] = {"device": ",".join(["cpu"] * min(cores, MAX_ENGINES))}
+    if "max_batch" not in settings.model_fields_set:
+        update["max_batch"] = 1
+    return settings.model_copy(update=update)
 
 
 def suffix_of(output: Output) -> str:

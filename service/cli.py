@@ -28,9 +28,8 @@ from typing import Never
 import uvicorn
 
 from service import bulk, doctor, logs
-from service.app import create_app
+from service.app import create_app, onnx_source
 from service.bulk_inputs import UsageError
-from service.devices import engines_of
 from service.errors import StartupError
 from service.models import Models
 from service.protocol import HardenedProtocol
@@ -136,14 +135,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def warm(settings: Settings) -> None:
-    """Load and warm up an engine of every device, one after the other, which fills the caches that later starts use.
+    """Load and warm up every engine, one after the other, which fills the caches that later starts use.
 
     Raises:
         StartupError: the model or a device is not to be had.
     """
-    for device in settings.devices:
+    _, loaders = onnx_source(settings)
+    for device, load in zip(settings.devices, loaders, strict=True):
         start = time.perf_counter()
-        engine = engines_of(settings, device)[0]()
+        engine = load()
         engine.warm_up(partial(_print_progress, device))
         nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
         engine.close()

@@ -1,18 +1,13 @@
-"""The engines of each device that the setting `device` can name."""
+"""The engine of each device that the setting `device` can name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from service.cores import usable_cores
 from service.engine import Engine, OnnxEngine
 from service.engine_cuda import GpuOptions, gpu_engine
 from service.engine_openvino import OpenVinoEngine
-from service.engine_streams import Streams
-from service.settings import Settings
 
 
 def load_engine(
@@ -25,8 +20,7 @@ def load_engine(
     gpu_memory: int = 0,
     cache_dir: Path | None = None,
 ) -> Engine:
-    """One engine that has all of a device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `tensorrt:N`, `openvino` or
-    `openvino-bf16`.
+    """The engine of a device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `tensorrt:N`, `openvino` or `openvino-bf16`.
 
     The last three arguments are settings of the same names; they are for `cuda` and `tensorrt`.
 
@@ -41,22 +35,3 @@ def load_engine(
         return OnnxEngine(path, threads=threads, max_batch=max_batch)
     precision: Literal["f32", "bf16"] = "bf16" if kind == "openvino-bf16" else "f32"
     return OpenVinoEngine(path, precision=precision, threads=threads, max_batch=max_batch)
-
-
-def engines_of(settings: Settings, device: str) -> list[Callable[[], Engine]]:
-    """What loads the engines that the service has on one of `settings.devices`: on `cpu` several, which share it."""
-    on_cores = len(settings.devices) - len(settings.gpus)
-    threads = settings.threads or max(1, usable_cores() // max(1, on_cores))
-    if device == "cpu":
-        return Streams(settings.model, threads=threads, max_batch=settings.max_batch).loaders()
-    load = partial(
-        load_engine,
-        settings.model,
-        device,
-        threads=threads,
-        max_batch=settings.max_batch,
-        cuda_graphs=settings.cuda_graphs,
-        gpu_memory=settings.gpu_memory,
-        cache_dir=settings.cache_dir,
-    )
-    return [load]

@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime
 
 from service import images
+from service.app import onnx_source
 from service.auth import ApiKeys
 from service.cores import usable_cores
-from service.devices import engines_of
-from service.engine import read_card
+from service.engine import Engine
 from service.engine_cuda import CUDA, TENSORRT, driver_version, libraries, missing, needs
 from service.errors import StartupError
 from service.settings import Settings, kubernetes_variables
@@ -99,22 +99,22 @@ def _gpu(provider: str, kind: str) -> Iterator[Finding]:
 
 
 def _card(settings: Settings) -> str:
-    card = read_card(settings.model)
+    card, _ = onnx_source(settings)
     sizes = ", ".join(f"{width}x{height}" for height, width in card.input.sizes)
     return f"{card.name} {card.version}: {card.network} on {card.backbone}, {len(card.classes)} classes, {sizes}"
 
 
 def _trials(settings: Settings) -> Iterator[Finding]:
-    """Load, warm up and run an engine of each device once."""
+    """Load, warm up and run each engine once."""
     try:
-        height, width = read_card(settings.model).input.sizes[0]
+        card, loaders = onnx_source(settings)
     except StartupError:
         return  # Told already.
-    for device in settings.devices:
+    height, width = card.input.sizes[0]
+    for device, load in zip(settings.devices, loaders, strict=True):
 
-        def trial(device: str = device) -> str:
-            loaders = engines_of(settings, device)
-            engine = loaders[0]()
+        def trial(load: Callable[[], Engine] = load) -> str:
+            engine = load()
             start = time.perf_counter()
             engine.warm_up(lambda done, total: None)
             warm_s = time.perf_counter() - start
@@ -123,9 +123,8 @@ def _trials(settings: Settings) -> Iterator[Finding]:
             infer_s = time.perf_counter() - start
             nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
             engine.close()
-            several = f"{len(loaders)} side by side" if len(loaders) > 1 else f"{engine.max_batch} at once"
-            best = several if len(loaders) > 1 or engine.max_batch > 1 else "one at a time"
-            return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms, best {best}"
+            at_once = f"{engine.max_batch} at once" if engine.max_batch > 1 else "one at a time"
+            return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms, best {at_once}"
 
         yield _tried(device, trial)
 

@@ -9,32 +9,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from service.card import ModelCard
 from service.engine import Engine, OnnxEngine, Prediction, Progress, check_run, warm_up
 from service.images import UInt8
 
-MAX_STREAMS = 8
-"""With more cores each stream has several. Each then has its own copy of the weights, too."""
 BETWEEN_S = 0.005
 """A busy stream begins its next batch in less. What begins sooner after another batch has ended is not alone."""
 
 
 class Streams:
-    """Makes the engines of one CPU.
+    """Makes the engines that share a CPU.
 
     Args:
-        threads: of all of them together.
+        number: how many there are.
+        threads: of each, while others are busy.
         max_batch: the most pictures that each takes at once.
     """
 
-    def __init__(self, path: Path, *, threads: int, max_batch: int) -> None:
+    def __init__(self, path: Path, number: int, *, threads: int, max_batch: int) -> None:
         self._path = path
+        self._number = number
         self._threads = threads
         self._max_batch = max_batch
-        self._number = min(threads, MAX_STREAMS)
         self._lock = threading.Lock()
         self._running = 0
         self._ended = 0.0
@@ -42,18 +40,14 @@ class Streams:
         self._whole: OnnxEngine | None = None
         self._single: OnnxEngine | None = None
 
-    def loaders(self) -> list[Callable[[], Engine]]:
-        """One for each stream; each may be called in a thread of its own."""
-        return [self._load] * self._number
-
-    def _load(self) -> Engine:
+    def load(self) -> Engine:
+        """The next one; may be called in several threads."""
         with self._lock:
             if self._whole is None:
-                self._whole = self._engine(self._threads)
+                self._whole = self._engine(self._number * self._threads)
             whole = own = self._whole
-            share = self._threads // self._number
-            if share > 1 and self._number > 1:
-                own = self._engine(share)
+            if self._number > 1 and self._threads > 1:
+                own = self._engine(self._threads)
             elif self._number > 1:
                 # Without threads of its own a session computes in those that call it, any number at a time.
                 own = self._single = self._single or self._engine(1)

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     """Seconds of those in which new requests are still accepted, while `/health/ready` says 503 already, until load
     balancers have seen it."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of the network, which its engines share; 0 takes one per core."""
+    """CPU threads of the network; 0 takes one per core."""
     pixel_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode pictures and make answers; 0: threads of the server itself. By default 0 where no device is
     a GPU, and otherwise one for each core but one, at least 1 and at most 16."""

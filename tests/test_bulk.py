@@ -235,10 +235,11 @@ def test_wrong_options(photos: Path, capsys: pytest.CaptureFixture[str], argumen
 
 
 def test_settings_for_many_pictures() -> None:
-    assert for_many(Settings()) == Settings(max_batch=1)
-    assert for_many(Settings(threads=2, device="cpu,cpu")).max_batch == 1
-    for chosen in (Settings(max_batch=4), Settings(device="cuda"), Settings(device="cpu,openvino")):
-        assert for_many(chosen) == chosen
+    assert for_many(Settings(), 2) == Settings(device="cpu,cpu", max_batch=1)
+    assert for_many(Settings(max_batch=4), 64).devices == ["cpu"] * 8
+    assert for_many(Settings(max_batch=4), 2).max_batch == 4
+    for chosen in (Settings(threads=2), Settings(device="cuda"), Settings(device="openvino")):
+        assert for_many(chosen, 4) == chosen
 
 
 # --- the same bytes as the server

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from service import engine_streams
-from service.devices import engines_of
+from service.app import onnx_source
 from service.engine import Engine, OnnxEngine, Prediction
 from service.engine_streams import BETWEEN_S, Streams
 from service.errors import StartupError
@@ -63,8 +63,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorded]]:
     Recorded.made, Recorded.runs = [], []
 
 
-def load(path: Path, threads: int, max_batch: int = 1) -> list[Engine]:
-    return [loader() for loader in Streams(path, threads=threads, max_batch=max_batch).loaders()]
+def load(path: Path, number: int = 2, threads: int = 1, max_batch: int = 1) -> list[Engine]:
+    streams = Streams(path, number, threads=threads, max_batch=max_batch)
+    return [streams.load() for _ in range(number)]
 
 
 def start(engine: Engine) -> threading.Thread:
@@ -81,25 +82,24 @@ def until_runs(recorded: type[Recorded], count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "streams", "sessions"),
+    ("number", "threads", "sessions"),
     [
         (1, 1, [1]),
-        (2, 2, [2, 1]),  # The one without threads of its own is shared.
-        (8, 8, [8, 1]),
-        (16, 8, [16, *[2] * 8]),
-        (20, 8, [20, *[2] * 8]),
+        (1, 2, [2]),
+        (2, 1, [2, 1]),  # The one without threads of its own is shared.
+        (8, 1, [8, 1]),
+        (4, 3, [12, 3, 3, 3, 3]),
     ],
 )
 def test_cores_are_shared_out(
-    recorded: type[Recorded], tiny_model: Path, threads: int, streams: int, sessions: list[int]
+    recorded: type[Recorded], tiny_model: Path, number: int, threads: int, sessions: list[int]
 ) -> None:
-    engines = load(tiny_model, threads)
-    assert len(engines) == streams
+    load(tiny_model, number, threads)
     assert [made.threads for made in recorded.made] == sessions
 
 
 def test_alone_with_all_threads_and_together_with_few(recorded: type[Recorded], tiny_model: Path, clock: Clock) -> None:
-    first, second = load(tiny_model, 2)
+    first, second = load(tiny_model)
     for _ in range(2):
         clock.now += 2 * BETWEEN_S
         first.infer(PICTURE)
@@ -126,7 +126,7 @@ def test_alone_with_all_threads_and_together_with_few(recorded: type[Recorded], 
 def test_a_failure_leaves_no_trace(
     recorded: type[Recorded], tiny_model: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = load(tiny_model, 2)
+    first, second = load(tiny_model)
     with monkeypatch.context() as patch:
 
         def fail(self: Recorded, batch: np.ndarray) -> Prediction:
@@ -141,7 +141,7 @@ def test_a_failure_leaves_no_trace(
 
 
 def test_warm_up_runs_every_size_on_all_threads_and_on_few(recorded: type[Recorded], tiny_model: Path) -> None:
-    first, second = load(tiny_model, 2, max_batch=4)
+    first, second = load(tiny_model, max_batch=4)
     steps: list[tuple[int, int]] = []
     first.warm_up(lambda done, total: steps.append((done, total)))
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
@@ -154,7 +154,7 @@ def test_warm_up_runs_every_size_on_all_threads_and_on_few(recorded: type[Record
 
 def test_answers_do_not_depend_on_the_threads() -> None:
     """A picture has the same maps alone, beside others and by a single session."""
-    alone, other = load(BUNDLED_MODEL, 2)
+    alone, other = load(BUNDLED_MODEL)
     single = OnnxEngine(BUNDLED_MODEL, threads=1)
     height, width = single.card.input.sizes[0]
     picture = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
@@ -172,8 +172,8 @@ def test_answers_do_not_depend_on_the_threads() -> None:
 
 
 def test_the_last_stream_takes_the_sessions_with_it(recorded: type[Recorded], tiny_model: Path) -> None:
-    streams = Streams(tiny_model, threads=2, max_batch=1)
-    first, second = (loader() for loader in streams.loaders())
+    streams = Streams(tiny_model, 2, threads=1, max_batch=1)
+    first, second = streams.load(), streams.load()
     sessions = [weakref.ref(made) for made in recorded.made]
     recorded.made.clear()
     first.close()
@@ -185,13 +185,15 @@ def test_the_last_stream_takes_the_sessions_with_it(recorded: type[Recorded], ti
     assert not any(session() for session in sessions)
 
 
-def test_a_bad_file_is_refused_by_every_loader(tmp_path: Path) -> None:
-    for loader in Streams(tmp_path / "none.onnx", threads=2, max_batch=1).loaders():
+def test_a_bad_file_is_refused_every_time(tmp_path: Path) -> None:
+    streams = Streams(tmp_path / "none.onnx", 2, threads=1, max_batch=1)
+    for _ in range(2):
         with pytest.raises(StartupError, match="there is no model file"):
-            loader()
+            streams.load()
 
 
-def test_engines_of_devices(tiny_model: Path) -> None:
-    one = Settings(model=tiny_model, threads=3)
-    assert len(engines_of(one, "cpu")) == 3
-    assert len(engines_of(Settings(model=tiny_model, threads=3, device="openvino"), "openvino")) == 1
+def test_a_cpu_that_is_named_twice_is_shared(recorded: type[Recorded], tiny_model: Path) -> None:
+    _, loaders = onnx_source(Settings(model=tiny_model, device="cpu,cpu", threads=1))
+    for loader in loaders:
+        loader()
+    assert [made.threads for made in recorded.made] == [2, 1]
