@@ -29,7 +29,8 @@ from PIL import Image
 
 from benchmarks.common import ROOT, jpeg, machine, publish, table
 from benchmarks.serving import best_alone
-from service.bulk import suffix_of
+from service.bulk import for_many, suffix_of
+from service.cores import usable_cores
 from service.outputs import Output
 from service.settings import BUNDLED_MODEL, Settings
 
@@ -137,7 +138,8 @@ def main() -> None:
     width, height = (int(side) for side in args.size.split("x"))
 
     def engine() -> float:
-        _, rates = best_alone(Settings(model=args.model, device=args.device), seconds / 8)
+        settings = for_many(Settings(model=args.model, device=args.device), usable_cores())
+        _, rates = best_alone(settings.model_copy(update={"max_batch": 8}), seconds / 8)
         return max(rates.values())
 
     with tempfile.TemporaryDirectory() as folder:
