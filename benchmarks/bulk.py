@@ -139,7 +139,9 @@ def main() -> None:
 
     def engine() -> float:
         settings = for_many(Settings(model=args.model, device=args.device), usable_cores())
-        _, rates = best_alone(settings.model_copy(update={"max_batch": 8}), seconds / 8)
+        # Four batches are tried, of several engines also side by side.
+        each_s = seconds / (8 if len(settings.devices) > 1 else 4)
+        _, rates = best_alone(settings.model_copy(update={"max_batch": 8}), each_s)
         return max(rates.values())
 
     with tempfile.TemporaryDirectory() as folder:

@@ -338,9 +338,10 @@ class _Sender:
     async def open_loop(self) -> None:
         # Seconds from the beginning: added up on the clock, the last one would come or not by how the sum is rounded.
         for since in self.arrivals():
-            if (wait := self.begin + since - time.perf_counter()) > 0:
+            at = self.begin + since
+            if (wait := at - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            self.send(self.begin + since)
+            self.send(at)
         print(ALL_SENT, end="", flush=True)
         await self.all_answered()
 

@@ -7,9 +7,8 @@ python benchmarks/serving.py --quick
 1. The engine alone: pictures per second of the same model with the same threads, without any server: in one engine that
    has all of them, and in those of the service side by side where it has several (`--engines`), by batch.
 2. Closed loop: 1, 2, 8 and 32 connections, each of which asks again when it has its answer. JPEG in, JSON out. Before
-   each, the best of these for as long, in several rounds: the machine changes meanwhile, so the
-   share of the engine's throughput is the median of the rounds' own. Then every other output that the server offers,
-   with 8 connections.
+   each, the best of these for as long, in several rounds: the machine changes meanwhile, so the share of the engine's
+   throughput is the median of the rounds' own. Then every other output that the server offers, with 8 connections.
 3. Open loop: requests arrive at 50 % and 80 % of the highest throughput of step 2, at equal intervals (as wrk2, vegeta
    and k6 send them) and at random (Poisson, as independent users do). Latency counts from the arrival. At random and
    80 %, any one server that takes the same time for every picture answers 1 % of them only after 11 times that time
@@ -241,12 +240,7 @@ def main() -> None:
     add("--model", type=Path, default=BUNDLED_MODEL)
     add("--device", default="cpu", help="as SEGDEPTH_DEVICE has it (default: cpu)")
     add("--threads", type=int, default=0, help="of the engine, alone and in the service (default: all cores)")
-    add(
-        "--engines",
-        type=int,
-        default=1,
-        help="of the service, which share its threads (default: 1)",
-    )
+    add("--engines", type=int, default=1, help="of the service, which share its threads (default: 1)")
     add("--max-batch", type=int, default=8)
     add("--picture", type=Path, nargs="+", help="JPEGs to send (default: the examples at 640x480)")
     add("--seconds", type=float, default=20.0, help="of every measurement (default: 20)")

@@ -52,7 +52,7 @@ LISTED = 1000
 """The most failures whose names are kept for the end."""
 READERS = 4
 MAX_ENGINES = 8
-"""On one CPU: each has its own copy of the weights. With more cores, each has several threads."""
+"""On one CPU. With more cores each has several threads, and its own copy of the weights."""
 POLL_S = 0.05
 REDRAW_S, LINE_S = 0.25, 10.0
 """Between two states of the progress, on a terminal and in a log."""

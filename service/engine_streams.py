@@ -97,14 +97,15 @@ class _Stream:
     def warm_up(self, progress: Progress) -> None:
         """Run every size of the card on all threads and on this stream's, check the answers' shapes, and find
         `max_batch` of the stream: it is busy streams that get batches."""
-        sizes = [(1, *size) for size in self.card.input.sizes]
-        for shape in sizes if self._own is not self._whole else []:
-            check_run(self._whole, shape)
+        if self._whole is not self._own:
+            for size in self.card.input.sizes:
+                check_run(self._whole, (1, *size))
         self.max_batch = warm_up(self._own, [1], progress)
 
     def infer(self, batch: UInt8) -> Prediction:
+        alone = self._streams.enter()
         try:
-            return (self._whole if self._streams.enter() else self._own).infer(batch)
+            return (self._whole if alone else self._own).infer(batch)
         finally:
             self._streams.leave()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from service_process import wait_for
 
 from service import engine_streams
 from service.app import onnx_source
@@ -74,13 +75,6 @@ def start(engine: Engine) -> threading.Thread:
     return thread
 
 
-def until_runs(recorded: type[Recorded], count: int) -> None:
-    end = time.monotonic() + 20
-    while len(recorded.runs) < count:
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 @pytest.mark.parametrize(
     ("number", "threads", "sessions"),
     [
@@ -108,9 +102,9 @@ def test_alone_with_all_threads_and_together_with_few(recorded: type[Recorded], 
     clock.now += 2 * BETWEEN_S
     recorded.gate.clear()
     running = [start(first)]
-    until_runs(recorded, 3)
+    wait_for(lambda: len(recorded.runs) == 3)
     running.append(start(second))
-    until_runs(recorded, 4)
+    wait_for(lambda: len(recorded.runs) == 4)
     recorded.gate.set()
     for thread in running:
         thread.join(20)
@@ -161,12 +155,13 @@ def test_answers_do_not_depend_on_the_threads() -> None:
     expected = single.infer(picture)
     time.sleep(2 * BETWEEN_S)
     thread = threading.Thread(target=other.infer, args=(picture,))
-    for _ in range(2):
-        for got, wanted in zip(alone.infer(picture), expected, strict=True):
-            np.testing.assert_array_equal(got, wanted)
-        if not thread.ident:
-            thread.start()
+    answers = [alone.infer(picture)]
+    thread.start()
+    answers.append(alone.infer(picture))
     thread.join(20)
+    for answer in answers:
+        for got, wanted in zip(answer, expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
     for engine in (alone, other, single):
         engine.close()
 
