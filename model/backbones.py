@@ -31,8 +31,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalize(image: Tensor) -> Tensor:
-    """sRGB in 0..1, [N, 3, H, W], to the zero mean and unit deviation that ImageNet weights expect."""
+LUMA = (0.299, 0.587, 0.114)
+"""The share of each channel in the grey of a pixel (Rec. ITU-R BT.601)."""
+
+
+def normalize(image: Tensor, saturation: float = 1.0) -> Tensor:
+    """sRGB in 0..1, [N, 3, H, W], to the zero mean and unit deviation that ImageNet weights expect.
+
+    Args:
+        saturation: How much is left of the colours: 1 all, 0 none.
+    """
+    if saturation != 1:
+        luma = torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+        grey = (image * luma).sum(dim=1, keepdim=True)
+        image = grey + (image - grey) * saturation
     mean = torch.tensor(IMAGENET_MEAN, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
     return (image - mean) / std

@@ -97,11 +97,13 @@ class Network(nn.Module):
         tasks: The maps that `forward` returns.
         auxiliary_tasks: Tasks that only the intermediate predictions have; training makes labels for them.
         training_stride: In training mode the maps have this share of the picture's height and width: 2 is half of each.
+        saturation: How much the network sees of a picture's colours: 1 all, 0 none.
     """
 
     tasks: tuple[Task, ...]
     auxiliary_tasks: tuple[AuxiliaryTask, ...] = ()
     training_stride: int = 1
+    saturation: float = 1.0
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """The maps of a picture.

@@ -83,7 +83,7 @@ class MTAN(Network):
         random_start(self.masks, self.carry, self.heads)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        x = self.backbone.stem(normalize(image))
+        x = self.backbone.stem(normalize(image, self.saturation))
         attended: dict[Task, Tensor] = {}
         for i in (1, 2, 3, 4):
             u = self.backbone.stage_start(i, x)

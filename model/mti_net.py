@@ -190,7 +190,7 @@ class MTINet(Network):
         random_start(self.initial, self.propagation, self.distillation, self.heads)
 
     def forward(self, image: Tensor) -> dict[str, Any]:
-        xs: Features = self.pyramid(normalize(image))
+        xs: Features = self.pyramid(normalize(image, self.saturation))
         scales: dict[int, dict[str, Tensor]] = {}  # task features by scale
         for s in (3, 2, 1, 0):
             if s == 3:

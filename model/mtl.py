@@ -176,7 +176,7 @@ class MultiTaskNetwork(Network):
                 module.reset_mix()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(normalize(image))
+        features = self.backbone(normalize(image, self.saturation))
         branches: dict[Task, Tensor] = dict.fromkeys(self.tasks, features.x4)
         if self.se is not None:
             for i, x in enumerate(features):

@@ -70,7 +70,8 @@ class NetworkConfig:
         network: Key of `NETWORKS`.
         backbone: Key of `BACKBONES`.
         classes: The class set its segmentation speaks of.
-        options: Further constructor arguments of the network, as JSON knows them.
+        options: Further constructor arguments of the network, as JSON knows them; and for any network `saturation`,
+            how much it sees of a picture's colours (1 all, 0 none).
     """
 
     network: str
@@ -91,11 +92,16 @@ class NetworkConfig:
         if self.backbone not in supported:
             raise ValueError(f"{self.network} does not work on {self.backbone}, only on {', '.join(supported)}")
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
+        saturation = options.pop("saturation", 1)
+        if isinstance(saturation, bool) or not isinstance(saturation, int | float) or not 0 <= saturation <= 1:
+            raise ValueError(f"the option saturation is a number from 0 to 1, not {saturation!r}")
         backbone = BACKBONES[self.backbone](output_stride=32 if self.network in MULTI_SCALE else 16)
         try:
-            return NETWORKS[self.network](backbone, len(self.classes), **options)
+            network = NETWORKS[self.network](backbone, len(self.classes), **options)
         except TypeError as error:
             raise ValueError(f"{self.network} does not take these options: {error}") from None
+        network.saturation = saturation
+        return network
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -144,7 +144,7 @@ class PADNet(Network):
         random_start(self.initial, self.distillation, self.heads)
 
     def forward(self, image: Tensor) -> dict[str, Any]:
-        x4 = self.backbone(normalize(image)).x4  # [N, C4, H/16, W/16]
+        x4 = self.backbone(normalize(image, self.saturation)).x4  # [N, C4, H/16, W/16]
         features = {t: head.get_submodule("refine")(x4) for t, head in self.initial.items()}  # [N, width, h, w] each
         distilled = self.distillation(features)
         maps: dict[str, Any] = {t: self.upsample(self.heads[t](distilled[t]), image) for t in TASKS}

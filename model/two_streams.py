@@ -85,7 +85,7 @@ class TwoStreamNetwork(Network):
                 tensor.copy_(weights[name])
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        x = normalize(image)
+        x = normalize(image, self.saturation)
         features = self.exchanges[0]({t: self.stream(t).stem(x) for t in TASKS})
         for i in (1, 2, 3, 4):
             features = self.exchanges[i]({t: self.stream(t).stage(i, features[t]) for t in TASKS})

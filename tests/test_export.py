@@ -47,12 +47,27 @@ INFO: dict[str, Any] = {
 
 
 def checkpoint(
-    path: Path, network: str, backbone: str, info: dict[str, Any] = INFO, options: dict[str, Any] | None = None
+    path: Path,
+    network: str,
+    backbone: str,
+    info: dict[str, Any] = INFO,
+    options: dict[str, Any] | None = None,
+    momentum: float | None = 0.1,
 ) -> Path:
-    """An untrained network whose normalisation has seen pictures, so that its outputs are of ordinary size."""
+    """An untrained network whose normalisation has seen pictures, so that its outputs are of ordinary size.
+
+    Args:
+        momentum: Of that normalisation. With 0.1 it does not get far from its start, and layer by layer less is left of
+            the picture: a network that hardly looks at it, if it has no residuals. With None, the mean of what it has
+            seen, it looks; untrained, it then has many pixels of two classes as likely as each other, which
+            half precision or int8 would turn over.
+    """
     torch.manual_seed(0)
     config = NetworkConfig(network, backbone, NYU40, options or {})
     built = config.build().train()
+    for module in built.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = momentum
     with torch.no_grad():
         for _ in range(3):
             built(torch.rand(2, 3, 64, 64))
@@ -80,6 +95,15 @@ def exported(trained: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def looking(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A network whose maps depend on the picture, and its file."""
+    folder = tmp_path_factory.mktemp("looking")
+    path = checkpoint(folder / "c.safetensors", "mtl_ssw", "mobilenet_v2", momentum=None)
+    export(path, folder / "model.onnx")
+    return path, folder / "model.onnx"
+
+
 def noise(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
 
@@ -97,7 +121,8 @@ def test_the_file_keeps_the_contract(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 96, 128), (2, 128, 96), (1, 97, 131), (5, 64, 64)])
-def test_any_size_and_batch_agrees_with_pytorch(trained: Path, exported: Path, shape: tuple[int, ...]) -> None:
+def test_any_size_and_batch_agrees_with_pytorch(looking: tuple[Path, Path], shape: tuple[int, ...]) -> None:
+    trained, exported = looking
     image = noise(*shape, 3)
     network = exporter.load_checkpoint(trained).network()
     with torch.inference_mode():
@@ -109,6 +134,20 @@ def test_any_size_and_batch_agrees_with_pytorch(trained: Path, exported: Path, s
     assert np.abs(depth / 1000 - metres.clip(0, 65.535)).max() <= 0.0011
     probability = maps["segmentation"].softmax(1).amax(1).numpy()
     assert np.abs(confidence / 255 - probability).max() <= 0.5 / 255 + 1e-3
+
+
+@pytest.mark.parametrize("saturation", [0, 1])
+def test_what_a_network_does_not_see_of_colours_is_in_the_file(saturation: int, tmp_path: Path) -> None:
+    options = {"saturation": saturation}
+    path = checkpoint(tmp_path / "c.safetensors", "mtl_ssw", "mobilenet_v2", options=options, momentum=None)
+    export(path, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    # Both have the same grey: 0.299 R + 0.587 G + 0.114 B = 100.
+    blocks = (noise(1, 6, 8, 1) % 2).repeat(16, axis=1).repeat(16, axis=2)
+    vivid, grey = (blocks * np.array(color, np.uint8) for color in ((254, 0, 211), (100, 100, 100)))
+    one, other = (session.run(["depth"], {"image": image})[0].astype(int) for image in (vivid, grey))
+    assert np.ptp(one) > 100
+    assert np.abs(one - other).max() <= 1 if saturation == 0 else np.abs(one - other).max() > 100
 
 
 def test_the_card_is_the_service_s(exported: Path) -> None:

@@ -175,6 +175,23 @@ def test_training_stride_makes_the_maps_of_training_smaller(name: str) -> None:
         assert full[task].shape[2:] == (64, 96) and small[task].shape[2:] == (32, 48)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_saturation_is_how_much_a_network_sees_of_the_colours(name: str) -> None:
+    colourful, network = picture(), build(name)
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    grey = (colourful * luma).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        all_seen = {s: network(p) for s, p in ((0, grey), (0.5, (colourful + grey) / 2), (1, colourful))}
+        for saturation, seen in all_seen.items():
+            same = build(name, saturation=saturation)
+            same.load_state_dict(network.state_dict())
+            found = same(colourful)
+            for task in network.tasks:
+                assert torch.allclose(found[task], seen[task], rtol=1e-3, atol=1e-4)
+    (task, *_) = network.tasks
+    assert (all_seen[0][task] - all_seen[1][task]).abs().max() > 1e-2
+
+
 def test_tasks() -> None:
     with torch.device("meta"):
         tasks = {name: NetworkConfig(name, "resnet18", FIVE).build().tasks for name in NETWORKS}
@@ -231,6 +248,9 @@ def test_networks_need_no_auxiliary_task() -> None:
         ("resnet", "resnet18", {}, "unknown network 'resnet'"),
         ("mtl", "vgg", {}, "unknown backbone 'vgg'"),
         ("mtl", "resnet18", {"colour": 1}, "mtl does not take these options"),
+        ("mtl", "resnet18", {"saturation": 1.5}, "the option saturation is a number from 0 to 1, not 1.5"),
+        ("mtl", "resnet18", {"saturation": "0"}, "the option saturation is a number from 0 to 1, not '0'"),
+        ("mtl", "resnet18", {"saturation": True}, "the option saturation is a number from 0 to 1, not True"),
         ("mtl", "hrnet_w18", {}, "mtl does not work on hrnet_w18, only on resnet18, resnet34, resnet50, mobilenet_v2"),
         ("mtl", "resnet18", {"sw": [0.9, 0.1]}, "they need se and both tasks"),
         ("mtl", "resnet18", {"context": "crf"}, "context is one of aspp, pp, fcn, not crf"),

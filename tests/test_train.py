@@ -319,6 +319,17 @@ def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, st
             few_steps(boxes, tmp_path / "refused", *still, *more)
 
 
+def test_network_options_are_those_of_the_start_where_none_are_given(boxes: Path, tmp_path: Path) -> None:
+    options = {"dropout": 0.25, "saturation": 0}
+    few_steps(boxes, tmp_path / "first", "--options", json.dumps(options))
+    start = ("--start", str(tmp_path / "first" / CHECKPOINT))
+    assert few_steps(boxes, tmp_path / "same", *start).config.options == options
+    assert few_steps(boxes, tmp_path / "other", *start, "--options", "{}").config.options == {}
+    # A training that goes on has its own, also where the file that it started from is gone.
+    (tmp_path / "first" / CHECKPOINT).unlink()
+    assert few_steps(boxes, tmp_path / "same", *start, "--resume").config.options == options
+
+
 def test_averaged_weights_are_what_is_kept(boxes: Path, tmp_path: Path) -> None:
     plain = few_steps(boxes, tmp_path / "plain")
     averaged = few_steps(boxes, tmp_path / "ema", "--ema", "0.9")

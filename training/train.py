@@ -106,7 +106,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--preset", choices=PRESETS, default="paper", help="other defaults for the options; those given win")
     add("--network", choices=NETWORKS, default="mtl_ssw")
     add("--backbone", choices=BACKBONES, default="resnet50")
-    add("--options", type=json.loads, default={}, metavar="JSON", help='network options, e.g. {"dropout": 0.1}')
+    add(
+        "--options",
+        type=json.loads,
+        metavar="JSON",
+        help='network options, e.g. {"dropout": 0.1}; with --start, by default those of its network',
+    )
     add("--weights", default="imagenet", help="start of the backbone: 'imagenet', 'none', or a file")
     add(
         "--start",
@@ -236,6 +241,17 @@ def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Op
         return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, weight_decay=args.weight_decay)
     kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=args.lr, weight_decay=args.weight_decay)
+
+
+def default_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Network options where none are given: those of the training to go on from, or of what it starts from."""
+    files = [args.out / CHECKPOINT] if args.resume else []
+    files += [args.start] if args.start else []
+    for file in files:
+        if file.is_file():
+            config = load_checkpoint(file).config
+            return config.options if (config.network, config.backbone) == (args.network, args.backbone) else {}
+    return {}
 
 
 def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> list[dict[str, Any]]:
@@ -398,6 +414,8 @@ def train(args: argparse.Namespace) -> int:
     info = joined(infos)
     refuse_impossible(args, device, infos)
     choose_kernels(device, args.deterministic)
+    if args.options is None:
+        args.options = default_options(args)
     config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
     torch.manual_seed(args.seed)
     network = config.build()
