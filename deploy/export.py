@@ -1,7 +1,7 @@
 """Turns a checkpoint into one self-describing ONNX file.
 
 python deploy/export.py runs/boxes/checkpoint.safetensors --out model.onnx
-python deploy/export.py runs/nyud/checkpoint.safetensors --out model.onnx --sizes 480x640,640x480 --precision fp16
+python deploy/export.py runs/nyud/checkpoint.safetensors --out model.onnx --sizes 240x320,480x640 --precision fp16
 python deploy/export.py runs/nyud/checkpoint.safetensors --out model.onnx --precision int8 --calibration data/nyud
 python deploy/export.py runs/seg/checkpoint.safetensors runs/depth/checkpoint.safetensors --out model.onnx
 
@@ -190,12 +190,21 @@ def to_onnx(module: Deployable) -> onnx.ModelProto:
 # ------------------------------------------------------------------------------------------- agreement
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder.
+
+    Raises:
+        ExportError: there are none.
+    """
+    if paths := [p for p in sorted(folder.glob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png")]:
+        return paths
+    raise ExportError(f"{folder}: no .jpg or .png picture to compare on")
+
+
 def load_pictures(folder: Path | None, size: tuple[int, int], count: int) -> NDArray[np.uint8]:
     """`count` pictures [count, H, W, 3]: from a folder, else made of seeded noise at all scales, as photos have."""
     if folder is not None:
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        if not paths:
-            raise ExportError(f"{folder}: no .jpg or .png picture to compare on")
+        paths = picture_files(folder)
         out = []
         for i in range(count):
             with Image.open(paths[i % len(paths)]) as file:
@@ -261,25 +270,46 @@ def compare(
 # ------------------------------------------------------------------------------------------------ card
 
 
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What `evaluate.py --json` wrote, as the card has it.
+
+    Raises:
+        ExportError: no such file, or something else is in it.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("data", "split", "protocol", "values")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path}: not what evaluate.py --json writes ({error!r})") from None
+
+
 def make_card(
-    parts: Sequence[Checkpoint], parameters: int, sizes: list[tuple[int, int]], precision: str, args: argparse.Namespace
+    parts: Sequence[Checkpoint],
+    parameters: int,
+    sizes: list[tuple[int, int]],
+    precision: str,
+    evaluations: list[dict[str, Any]],
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The model card; its schema is `service/card.py`. Where there are two parts, both are named in it."""
+    """The model card; its schema is `service/card.py`. Where there are two parts, both are named in it.
+
+    Args:
+        evaluations: Besides those of the trainings.
+    """
     segmentation, depth = parts[0], parts[-1]
     kept = ["preset", "options", "epochs", "batch_size", "optimizer", "lr", "size", "zoom", "color", "focal", "seed"]
     kept += ["swa", "grey", "loss_weights", "depth_loss", "class_balance", "loss_stride", "precision"]
     digest = hashlib.sha256()
-    evaluations, details = [], []
+    own, details = [], []
     for part in parts:
         for name in sorted(part.weights):
             digest.update(part.weights[name].contiguous().numpy().tobytes())
-        evaluations += part.info.get("evaluations", [])[-1:]
+        own += part.info.get("evaluations", [])[-1:]
         training = part.info["training"]
         # A file's name, not its path: the card travels, the folders stay.
         details.append(
             {key: training[key] for key in kept if key in training} | {"weights": Path(training["weights"]).name}
         )
-    evaluations += [json.loads(path.read_text(encoding="utf-8")) for path in args.evaluation]
     network, backbone = (_named(getattr(part.config, of) for part in parts) for of in ("network", "backbone"))
     data = data_of(parts)
     return {
@@ -307,11 +337,20 @@ def make_card(
             "pictures": sum(d["pictures"] for d in data),
             "details": details[0] if len(parts) == 1 else dict(zip(TASKS, details, strict=True)),
         },
-        "evaluations": [{key: one[key] for key in ("data", "split", "protocol", "values")} for one in evaluations],
+        "evaluations": [
+            *({key: one[key] for key in ("data", "split", "protocol", "values")} for one in own),
+            *evaluations,
+        ],
         "versions": {
             package: importlib.metadata.version(package) for package in ("segdepth", "torch", "onnx", "onnxruntime")
         },
     }
+
+
+def training_sizes(part: Checkpoint) -> list[tuple[int, int]]:
+    """The size of the training, upright and lying: what a network sees best, and its depth is learned for."""
+    height, width = part.info["training"]["size"]
+    return list(dict.fromkeys([(height, width), (width, height)]))
 
 
 def focal_px(training: dict[str, Any]) -> float | None:
@@ -341,13 +380,18 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     if (args.precision == "int8") != (args.calibration is not None):
         raise ExportError("--precision int8 and --calibration DATA_FOLDER belong together")
     network, parts = join([load_checkpoint(path) for path in args.checkpoints])
+    # What is wrong with these shows before anything is traced, which takes longest.
+    evaluations = [read_evaluation(path) for path in args.evaluation]
+    if args.pictures is not None:
+        picture_files(args.pictures)
+    args.sizes = args.sizes or training_sizes(parts[0])
     quantization = Quantization(parts[0], args) if args.precision == "int8" else None
     reference = Deployable(network, torch.float32).eval()
     dtype = torch.float16 if args.precision == "fp16" else torch.float32
     proto = to_onnx(Deployable(ready_to_trace(copy.deepcopy(network)), dtype))
 
     traced = "fp32" if quantization else args.precision
-    card = make_card(parts, count_parameters(network), args.sizes, traced, args)
+    card = make_card(parts, count_parameters(network), args.sizes, traced, evaluations, args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f".{args.out.name}.partial")
     full = args.out.with_name(f".{args.out.name}.fp32")
@@ -430,7 +474,11 @@ def main(argv: list[str] | None = None) -> None:
         help="one of both tasks, or two single-task ones, of segmentation and of depth, to run side by side",
     )
     add("--out", type=Path, required=True)
-    add("--sizes", type=parse_sizes, default=parse_sizes("480x640,640x480"), help="sizes to serve (480x640,640x480)")
+    add(
+        "--sizes",
+        type=parse_sizes,
+        help="sizes to serve, HEIGHTxWIDTH,... (that of the training, in both orientations)",
+    )
     add("--precision", choices=(*BOUNDS, "int8"), default="fp32")
     add("--pictures", type=Path, help="folder of pictures to compare on (default: seeded noise)")
     add("--evaluation", type=Path, action="append", default=[], help="JSON of evaluate.py to put in the card")

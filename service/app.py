@@ -105,8 +105,12 @@ def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], En
     """The file `settings.model`, with an engine for each device."""
     card = read_card(settings.model)
     on_cores = len(settings.devices) - len(settings.gpus)
-    threads = settings.threads or max(1, usable_cores() // max(1, on_cores))
-    streams = Streams(settings.model, settings.devices.count("cpu"), threads=threads, max_batch=settings.max_batch)
+    cores = usable_cores()
+    threads = settings.threads or max(1, cores // max(1, on_cores))
+    number = settings.devices.count("cpu")
+    # Of three cores, two engines have one each, and one that is alone all three.
+    together = number * threads if settings.threads else max(number * threads, cores * number // max(1, on_cores))
+    streams = Streams(settings.model, number, threads=threads, all_threads=together, max_batch=settings.max_batch)
 
     def load(device: str) -> Engine:
         if device == "cpu":

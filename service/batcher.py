@@ -268,8 +268,7 @@ class Batcher:
     def _run(self, owner: _Owner) -> None:
         start = time.perf_counter()
         try:
-            engine = owner.load()
-            engine.warm_up(lambda done, total: self._on_progress(owner, done, total))
+            engine = self._warm(owner)
         except _StopError:
             return
         except StartupError as error:
@@ -305,6 +304,16 @@ class Batcher:
         if owner.failures >= MAX_FAILURES:
             self._lose(owner)
         engine.close()
+
+    def _warm(self, owner: _Owner) -> Engine:
+        """Load an engine and warm it up; one that does not get warm is closed."""
+        engine = owner.load()
+        try:
+            engine.warm_up(lambda done, total: self._on_progress(owner, done, total))
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def _on_progress(self, owner: _Owner, done: int, total: int) -> None:
         owner.progress = (done, total)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import shutil
 import signal
@@ -52,7 +53,7 @@ LISTED = 1000
 """The most failures whose names are kept for the end."""
 READERS = 4
 MAX_ENGINES = 8
-"""On one CPU. With more cores each has several threads, and its own copy of the weights."""
+"""On one CPU. With more cores there may be fewer, each with several threads and its own copy of the weights."""
 POLL_S = 0.05
 REDRAW_S, LINE_S = 0.25, 10.0
 """Between two states of the progress, on a terminal and in a log."""
@@ -119,7 +120,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     settings = None if remote else _settings(arguments)
     suffix = suffix_of(arguments.output)
-    max_bytes = Settings.model_fields["max_bytes"].default if settings is None else settings.max_bytes
+    max_bytes = (settings or Settings.load()).max_bytes
     inputs = Inputs(arguments.paths, arguments.out, suffix, arguments.every, max_bytes)
     total = inputs.check()
     if inputs.videos_left_out:
@@ -168,7 +169,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 def for_many(settings: Settings, cores: int) -> Settings:
     """The settings for pictures that wait in any number, where nothing else was chosen: on a CPU, an engine for each
-    core, up to `MAX_ENGINES`, one picture at a time.
+    core, or for each few where that would be more than `MAX_ENGINES`; one picture at a time.
 
     Threads that share a picture wait for each other. And a batch, which saves nothing on a CPU, rounds sums
     differently: so the answer to a picture does not depend on its neighbours, and is what a server gives that has
@@ -176,7 +177,8 @@ def for_many(settings: Settings, cores: int) -> Settings:
     """
     if settings.device != "cpu" or "threads" in settings.model_fields_set:
         return settings
-    update: dict[str, Any] = {"device": ",".join(["cpu"] * min(cores, MAX_ENGINES))}
+    threads = math.ceil(cores / MAX_ENGINES)
+    update: dict[str, Any] = {"device": ",".join(["cpu"] * (cores // threads))}
     if "max_batch" not in settings.model_fields_set:
         update["max_batch"] = 1
     return settings.model_copy(update=update)

@@ -31,7 +31,7 @@ PICTURES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"]
 )
 VIDEOS = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts"])
-NO_DECODER = "videos need a decoder: pip install 'segdepth[video]'"
+NO_DECODER = "videos need a decoder: install the extra segdepth[video], or PyAV (av)"
 
 
 class UsageError(Exception):
@@ -155,12 +155,15 @@ class Inputs:
                 break
             fixed.append(part)
         root = Path(*fixed)
+        answers = self._out.resolve()
         some = False
         for match in glob.iglob(pattern, recursive=True):
             some = True
             path = Path(match)
-            if path.is_file():
-                yield from self._one(path, path.relative_to(root))
+            inside = path.relative_to(root)
+            linked = any((root / parent).is_symlink() for parent in inside.parents[:-1])
+            if path.is_file() and not linked and answers not in path.resolve().parents:
+                yield from self._one(path, inside)
         if not some:
             raise UsageError(f"nothing is named like {pattern}")
 

@@ -18,7 +18,7 @@ def usable_cores(cpu_max: Path = CPU_MAX) -> int:
     Args:
         cpu_max: of control groups version 2: `QUOTA PERIOD` in microseconds, the quota `max` where there is no limit.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = cpu_max.read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))

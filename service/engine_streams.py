@@ -25,13 +25,15 @@ class Streams:
     Args:
         number: how many there are.
         threads: of each, while others are busy.
+        all_threads: of one that is alone.
         max_batch: the most pictures that each takes at once.
     """
 
-    def __init__(self, path: Path, number: int, *, threads: int, max_batch: int) -> None:
+    def __init__(self, path: Path, number: int, *, threads: int, all_threads: int, max_batch: int) -> None:
         self._path = path
         self._number = number
         self._threads = threads
+        self._all_threads = all_threads
         self._max_batch = max_batch
         self._lock = threading.Lock()
         self._running = 0
@@ -44,7 +46,7 @@ class Streams:
         """The next one; may be called in several threads."""
         with self._lock:
             if self._whole is None:
-                self._whole = self._engine(self._number * self._threads)
+                self._whole = self._engine(self._all_threads)
             whole = own = self._whole
             if self._number > 1 and self._threads > 1:
                 own = self._engine(self._threads)

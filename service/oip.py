@@ -39,7 +39,6 @@ from service.errors import (
     TooManyPictures,
     TooManyPixels,
     UnknownModel,
-    UnsupportedEncoding,
 )
 from service.images import UInt8
 from service.outputs import JSON
@@ -418,9 +417,6 @@ async def infer_route(
 ) -> Response:
     """Segment pictures and measure their depth, by the protocol."""
     _check_name(service.card, name, version)
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() not in ("identity", ""):
-        raise UnsupportedEncoding("Content-Encoding is not supported; send the body as it is.")
     service.batcher.require_ready()
     body = await read_body(request, service.settings.max_bytes)
     work = infer(service, body, inference_header_content_length, name)

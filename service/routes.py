@@ -186,7 +186,7 @@ async def predict(
             "description": "An answer to each picture, or the problem with it, in their order",
             "content": {MULTIPART: {"schema": _BINARY}},
         },
-        **describe_problems(406, 408, 413, 422, 500, 503, 504),
+        **describe_problems(406, 408, 413, 415, 422, 500, 503, 504),
     },
     openapi_extra={"requestBody": _UPLOADS},
 )

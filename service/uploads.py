@@ -11,7 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLarge, InvalidRequest, UploadsFull, UploadTimeout
+from service.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding, UploadsFull, UploadTimeout
 
 FIELD = "file"
 FIELDS = ("files", FIELD)
@@ -33,6 +33,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body.
 
     Raises:
+        UnsupportedEncoding: it is compressed.
         BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
     """
     return b"".join([chunk async for chunk in _counted(request, max_bytes)])
@@ -42,6 +43,7 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
     """The bytes of the uploaded file.
 
     Raises:
+        UnsupportedEncoding: the body is compressed.
         BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
         InvalidRequest: nothing, an empty file, several files, no field `file`, or a broken form.
     """
@@ -77,6 +79,8 @@ async def read_uploads(request: Request, max_bytes: int, max_files: int) -> list
 
 
 async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    if request.headers.get("content-encoding", "").lower() not in ("identity", ""):
+        raise UnsupportedEncoding("Content-Encoding is not supported; send the body as it is.")
     too_large = BodyTooLarge(f"The request body is larger than {max_bytes} bytes, the limit of this server.")
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large
@@ -114,10 +118,11 @@ async def _content(name: str, value: UploadFile | str) -> bytes:
 
 
 class LimitUploads:
-    """ASGI middleware: bounds how long an upload takes, and how many bytes are being received together.
+    """ASGI middleware: bounds how long an upload takes, and how many bytes of uploads there are together.
 
     It wraps `receive`, so it holds for every route, whatever it reads. What exceeds a bound is raised where the route
-    reads, as UploadTimeout or Overloaded.
+    reads, as UploadTimeout or UploadsFull. An upload counts until its answer begins: how slowly a client takes that is
+    no reason to refuse others.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, max_bytes: int) -> None:
@@ -155,7 +160,15 @@ class LimitUploads:
             self._bytes += size
             return message
 
+        async def released(message: Message) -> None:
+            nonlocal complete, own
+            if message["type"] == "http.response.start":
+                complete = True
+                self._bytes -= own
+                own = 0
+            await send(message)
+
         try:
-            await self._app(scope, limited, send)
+            await self._app(scope, limited, released)
         finally:
             self._bytes -= own

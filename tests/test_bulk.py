@@ -89,6 +89,13 @@ def test_files_and_globs(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert targets(inputs("photos/a.png", "photos/sub/c.png")) == ["out/a.json", "out/c.json"]
     assert sorted(targets(inputs("photos/**/*.png"))) == ["out/a.json", "out/sub/c.json"]
     assert sorted(targets(inputs("pho*/*"))) == ["out/photos/a.json", "out/photos/b.json"]
+    # As in folders: neither what is behind links nor former answers.
+    (photos / "link").symlink_to(photos / "sub")
+    out = photos / "answers"
+    for _ in range(2):
+        assert sorted(targets(inputs("photos/**/*.png", out=out))) == [f"{out}/a.json", f"{out}/sub/c.json"]
+        (out / "sub").mkdir(parents=True, exist_ok=True)
+        (out / "sub" / "c.mask.png").write_bytes(PICTURE)
     # A file that is named is taken as it is; the service looks at its bytes.
     assert targets(inputs("photos/notes.txt")) == ["out/notes.txt.json"]
     Path("[1].png").write_bytes(PICTURE)
@@ -236,7 +243,9 @@ def test_wrong_options(photos: Path, capsys: pytest.CaptureFixture[str], argumen
 
 def test_settings_for_many_pictures() -> None:
     assert for_many(Settings(), 2) == Settings(device="cpu,cpu", max_batch=1)
-    assert for_many(Settings(max_batch=4), 64).devices == ["cpu"] * 8
+    # As many engines as leave few cores idle: 12 are 6 of 2 threads, not 8 of one.
+    engines = {cores: len(for_many(Settings(), cores).devices) for cores in (1, 8, 9, 12, 15, 23, 64)}
+    assert engines == {1: 1, 8: 8, 9: 4, 12: 6, 15: 7, 23: 7, 64: 8}
     assert for_many(Settings(max_batch=4), 2).max_batch == 4
     for chosen in (Settings(threads=2), Settings(device="cuda"), Settings(device="openvino")):
         assert for_many(chosen, 4) == chosen

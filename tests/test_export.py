@@ -275,6 +275,28 @@ def test_reasons_not_to_export_are_one_line(tmp_path: Path) -> None:
         export(tmp_path / "text", tmp_path / "m.onnx")
 
 
+def test_what_the_card_and_the_comparison_want_is_looked_for_first(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "to_onnx", lambda module: pytest.fail("it was traced"))
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "other.json").write_text('{"data": "boxes"}')
+    for option, value, reason in [
+        ("--evaluation", "none.json", r"none.json: not what evaluate.py --json writes .FileNotFoundError"),
+        ("--evaluation", "empty.json", r"empty.json: not what evaluate.py --json writes .JSONDecodeError"),
+        ("--evaluation", "other.json", r"other.json: not what evaluate.py --json writes .KeyError.'split'"),
+        ("--pictures", "nowhere", r"nowhere: no .jpg or .png picture to compare on"),
+    ]:
+        with pytest.raises(SystemExit, match=reason) as refused:
+            export(trained, tmp_path / "m.onnx", option, str(tmp_path / value))
+        assert "\n" not in str(refused.value)
+
+
+def test_by_default_it_serves_the_size_of_the_training(trained: Path, tmp_path: Path) -> None:
+    exporter.main([str(trained), "--out", str(tmp_path / "m.onnx")])
+    assert read_card(tmp_path / "m.onnx").input.sizes == [(96, 128), (128, 96)]
+
+
 def test_single_task_networks_are_exported_in_pairs_of_both_tasks(trained: Path, tmp_path: Path) -> None:
     segmentation, depth = (checkpoint(tmp_path / name, name, "mobilenet_v2") for name in ("stl_aspp", "stl_aspp_depth"))
     for given, message in [

@@ -20,9 +20,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from service_client import FakeEngine, ask, check_problem, encode, fake_app, quadrants
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from service import protocol
 from service.protocol import HardenedProtocol
+from service.uploads import LimitUploads
 
 PICTURE = encode(quadrants())
 OVERLOADED = 'segdepth_requests_total{reason="overloaded",route="%s",status="503"}'
@@ -323,3 +326,44 @@ def test_announced_bytes_that_are_never_let_in() -> None:
         check_problem(await client.post("/predict", content=bytes(1001)), 413)
 
     with_place_taken(test, queue_bytes=100_000, max_bytes=1000)
+
+
+def test_an_upload_counts_until_its_answer_begins() -> None:
+    """How slowly clients take their answers keeps no upload out."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        try:
+            await Response(b"an answer")(scope, receive, send)
+        finally:
+            assert limit._bytes == 0
+
+    limit = LimitUploads(app, seconds=20, max_bytes=100)
+
+    async def test() -> None:
+        reading, taken = asyncio.Event(), asyncio.Event()
+
+        async def request(parts: list[bytes], send: Send) -> None:
+            messages = [{"type": "http.request", "body": part, "more_body": part != parts[-1]} for part in parts]
+
+            async def receive() -> Message:
+                return messages.pop(0)
+
+            await limit({"type": "http"}, receive, send)
+
+        async def slowly(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                reading.set()
+                await taken.wait()
+
+        async def at_once(_: Message) -> None:
+            pass
+
+        slow = asyncio.create_task(request([b"x" * 60, b"y" * 30], slowly))
+        await asyncio.wait_for(reading.wait(), 20)
+        await request([b"x" * 60, b"y" * 30], at_once)
+        taken.set()
+        await slow
+
+    asyncio.run(test())

@@ -258,6 +258,25 @@ def test_a_failed_load_is_reported(error: BaseException) -> None:
     assert not batcher.ready
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_engine_that_does_not_get_warm_is_closed(stopped: bool) -> None:
+    engine = FakeEngine()
+    failures: list[StartupError] = []
+    batcher = Batcher([lambda: engine], failures.append, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
+
+    def warm_up(progress: Callable[[int, int], None]) -> None:
+        if stopped:
+            threading.Thread(target=batcher.close).start()
+            while True:  # Ends as the progress is told.
+                progress(1, 3)
+        raise StartupError("it gives class 7")
+
+    engine.warm_up = warm_up  # type: ignore[method-assign]
+    batcher.start()
+    batcher.close()
+    assert engine.closed and len(failures) == (0 if stopped else 1)
+
+
 # --- deadlines
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from service_process import wait_for
 
-from service import engine_streams
-from service.app import onnx_source
+from service import app, engine_streams
 from service.engine import Engine, OnnxEngine, Prediction
 from service.engine_streams import BETWEEN_S, Streams
 from service.errors import StartupError
@@ -65,7 +64,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorded]]:
 
 
 def load(path: Path, number: int = 2, threads: int = 1, max_batch: int = 1) -> list[Engine]:
-    streams = Streams(path, number, threads=threads, max_batch=max_batch)
+    streams = Streams(path, number, threads=threads, all_threads=number * threads, max_batch=max_batch)
     return [streams.load() for _ in range(number)]
 
 
@@ -167,7 +166,7 @@ def test_answers_do_not_depend_on_the_threads() -> None:
 
 
 def test_the_last_stream_takes_the_sessions_with_it(recorded: type[Recorded], tiny_model: Path) -> None:
-    streams = Streams(tiny_model, 2, threads=1, max_batch=1)
+    streams = Streams(tiny_model, 2, threads=1, all_threads=2, max_batch=1)
     first, second = streams.load(), streams.load()
     sessions = [weakref.ref(made) for made in recorded.made]
     recorded.made.clear()
@@ -181,14 +180,27 @@ def test_the_last_stream_takes_the_sessions_with_it(recorded: type[Recorded], ti
 
 
 def test_a_bad_file_is_refused_every_time(tmp_path: Path) -> None:
-    streams = Streams(tmp_path / "none.onnx", 2, threads=1, max_batch=1)
+    streams = Streams(tmp_path / "none.onnx", 2, threads=1, all_threads=2, max_batch=1)
     for _ in range(2):
         with pytest.raises(StartupError, match="there is no model file"):
             streams.load()
 
 
-def test_a_cpu_that_is_named_twice_is_shared(recorded: type[Recorded], tiny_model: Path) -> None:
-    _, loaders = onnx_source(Settings(model=tiny_model, device="cpu,cpu", threads=1))
+@pytest.mark.parametrize(
+    ("cores", "threads", "made"),
+    # Of three cores, one that is alone has all.
+    [(64, 1, [2, 1]), (3, 0, [3, 1]), (4, 0, [4, 2, 2]), (1, 0, [2, 1])],
+)
+def test_a_cpu_that_is_named_twice_is_shared(
+    recorded: type[Recorded],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    threads: int,
+    made: list[int],
+) -> None:
+    monkeypatch.setattr(app, "usable_cores", lambda: cores)
+    _, loaders = app.onnx_source(Settings(model=tiny_model, device="cpu,cpu", threads=threads))
     for loader in loaders:
         loader()
-    assert [made.threads for made in recorded.made] == [2, 1]
+    assert [one.threads for one in recorded.made] == made

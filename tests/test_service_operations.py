@@ -24,6 +24,7 @@ from service_client import FakeEngine, check_problem, encode, fake_app, quadrant
 from service_onnx import card, versioned, write_model
 from service_process import ROOT, SERVE, environment, start, wait_for
 
+from service import doctor, png
 from service.app import create_app
 from service.auth import OPEN, ApiKeys
 from service.card import ModelCard
@@ -498,6 +499,20 @@ def test_doctor_and_warm(tiny_model: Path) -> None:
     code, output = command("warm", "--model", str(tiny_model))
     assert code == 0, output
     assert output.splitlines()[:4] == [f"cpu: {k} of 3" for k in range(4)]
+
+
+def test_doctor_does_without_what_there_are_no_wheels_of(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def packages() -> list[tuple[str, str]]:
+        findings = doctor.examine(Settings(model=tiny_model))
+        return [(level, text) for level, name, text in findings if name == "packages"]
+
+    if png.isal_zlib is not None:
+        ((level, text),) = packages()
+        assert level == "ok" and "isal" in text
+    monkeypatch.setattr(png, "isal_zlib", None)
+    (note, (level, text)) = packages()
+    assert note == ("note", "isal is not installed: zlib deflates the answers' PNGs, several times as slowly")
+    assert level == "ok" and "isal" not in text
 
 
 def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.classes import IGNORE, class_set
@@ -319,15 +320,25 @@ def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, st
             few_steps(boxes, tmp_path / "refused", *still, *more)
 
 
-def test_network_options_are_those_of_the_start_where_none_are_given(boxes: Path, tmp_path: Path) -> None:
+def test_network_options_are_those_of_the_start_and_those_given(boxes: Path, tmp_path: Path) -> None:
     options = {"dropout": 0.25, "saturation": 0}
     few_steps(boxes, tmp_path / "first", "--options", json.dumps(options))
     start = ("--start", str(tmp_path / "first" / CHECKPOINT))
     assert few_steps(boxes, tmp_path / "same", *start).config.options == options
-    assert few_steps(boxes, tmp_path / "other", *start, "--options", "{}").config.options == {}
+    other = few_steps(boxes, tmp_path / "other", *start, "--options", '{"saturation": 1}').config.options
+    assert other == {"dropout": 0.25, "saturation": 1}
     # A training that goes on has its own, also where the file that it started from is gone.
     (tmp_path / "first" / CHECKPOINT).unlink()
     assert few_steps(boxes, tmp_path / "same", *start, "--resume").config.options == options
+
+
+@pytest.mark.parametrize(("mm", "span"), [(2000, (2.0, 2.01)), (65535, (65.52, 65.53))])
+def test_the_range_of_depth_is_never_empty(tmp_path: Path, mm: int, span: tuple[float, float]) -> None:
+    """As of a wall that is filmed from the front; the service refuses a card with an empty one."""
+    write_dataset(tmp_path / "flat", 4, size=(32, 24))
+    for file in (tmp_path / "flat" / "depth").iterdir():
+        Image.fromarray(np.full((24, 32), mm, np.uint16)).save(file)
+    assert train_module.measure_depth_range(FolderDataset(read_info(tmp_path / "flat"), "train")) == span
 
 
 def test_averaged_weights_are_what_is_kept(boxes: Path, tmp_path: Path) -> None:

@@ -110,6 +110,9 @@ def read_info(root: Path) -> DatasetInfo:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: incomplete or wrong: {error!r}") from None
+    for one in classes:
+        if len(one.color) != 3 or any(type(v) is not int or not 0 <= v <= 255 for v in one.color):
+            raise DataError(f"{path}: the colour of class '{one.name}' is not three numbers from 0 to 255")
     if wrong := next((name for name, values in info.intrinsics.items() if len(values) != 4), None):
         raise DataError(f"{path}: the intrinsics of '{wrong}' are not fx, fy, cx, cy")
     if [c.id for c in classes] != list(range(len(classes))) or not 1 <= len(classes) <= IGNORE:

@@ -110,7 +110,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--options",
         type=json.loads,
         metavar="JSON",
-        help='network options, e.g. {"dropout": 0.1}; with --start, by default those of its network',
+        default={},
+        help='network options, e.g. {"dropout": 0.1}; with --start, besides those of its network',
     )
     add("--weights", default="imagenet", help="start of the backbone: 'imagenet', 'none', or a file")
     add(
@@ -243,15 +244,19 @@ def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Op
     return kind(groups, lr=args.lr, weight_decay=args.weight_decay)
 
 
-def default_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Network options where none are given: those of the training to go on from, or of what it starts from."""
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The network's options: those given, and where it starts from other weights, whatever else those were made with.
+
+    A training that goes on has its own, also where the file that it started from is gone.
+    """
     files = [args.out / CHECKPOINT] if args.resume else []
     files += [args.start] if args.start else []
     for file in files:
         if file.is_file():
             config = load_checkpoint(file).config
-            return config.options if (config.network, config.backbone) == (args.network, args.backbone) else {}
-    return {}
+            same = (config.network, config.backbone) == (args.network, args.backbone)
+            return (config.options if same else {}) | args.options
+    return dict(args.options)
 
 
 def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> list[dict[str, Any]]:
@@ -293,7 +298,7 @@ def load_other_training(network: Network, other: Checkpoint, args: argparse.Name
         raise TrainingError(f"{args.start}: was made with other --options ({json.dumps(other.config.options)})")
     if not same:
         # Where by chance there are as many classes, they are others still.
-        fitting = {k: v for k, v in fitting.items() if not k.startswith("heads.segmentation.classifier")}
+        fitting = {k: v for k, v in fitting.items() if ".segmentation.classifier" not in k}
     network.load_state_dict(fitting, strict=False)
 
 
@@ -414,8 +419,7 @@ def train(args: argparse.Namespace) -> int:
     info = joined(infos)
     refuse_impossible(args, device, infos)
     choose_kernels(device, args.deterministic)
-    if args.options is None:
-        args.options = default_options(args)
+    args.options = options_of(args)
     config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
     torch.manual_seed(args.seed)
     network = config.build()
@@ -782,8 +786,9 @@ def measure_depth_range(dataset: FolderDataset, pictures: int = 200) -> tuple[fl
     pooled = np.concatenate(values)
     if not pooled.size:
         return 0.0, 10.0
-    low, high = np.percentile(pooled, (1, 99)) / 1000
-    return round(float(low), 2), round(float(high), 2)
+    low, high = (round(float(value), 2) for value in np.percentile(pooled, (1, 99)) / 1000)
+    # Never empty, as of a wall that is filmed from the front, and within what 16 bits can say.
+    return min(low, 65.52), min(max(high, low + 0.01), 65.53)
 
 
 def class_weights(dataset: FolderDataset, power: float, pictures: int = 500) -> Tensor:
