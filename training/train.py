@@ -249,14 +249,14 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 
     A training that goes on has its own, also where the file that it started from is gone.
     """
+    options: dict[str, Any] = {}
     files = [args.out / CHECKPOINT] if args.resume else []
     files += [args.start] if args.start else []
-    for file in files:
-        if file.is_file():
-            config = load_checkpoint(file).config
-            same = (config.network, config.backbone) == (args.network, args.backbone)
-            return (config.options if same else {}) | args.options
-    return dict(args.options)
+    if file := next((file for file in files if file.is_file()), None):
+        config = load_checkpoint(file).config
+        if (config.network, config.backbone) == (args.network, args.backbone):
+            options = config.options
+    return options | args.options
 
 
 def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> list[dict[str, Any]]:
