@@ -199,6 +199,12 @@ def test_grey_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None
     assert parse_args(["--data", "d", "--out", "o", "--grey", "1"]).grey == 1
 
 
+def test_network_options_are_an_object(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--data", "d", "--out", "o", "--options", "[0.1]"])
+    assert capsys.readouterr().err.endswith("--options is a JSON object\n")
+
+
 def test_warmup_rises_to_the_poly_schedule() -> None:
     assert schedule(0, 100, 0) == 1.0
     assert schedule(0, 100, 4) == pytest.approx(0.25)

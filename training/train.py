@@ -194,6 +194,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--epochs, --eval-every, --log-every, --accumulate and --loss-stride must be at least 1")
     if not 0 <= args.swa <= args.epochs:
         parser.error("--swa: give 0 to the number of --epochs")
+    if not isinstance(args.options, dict):
+        parser.error("--options is a JSON object")
     if not 0 <= args.grey <= 1:
         parser.error("--grey is a share, 0 to 1")
     if not 0 < args.zoom[0] <= args.zoom[1]:
@@ -256,7 +258,7 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
         config = load_checkpoint(file).config
         if (config.network, config.backbone) == (args.network, args.backbone):
             options = config.options
-    return options | args.options
+    return {**options, **args.options}
 
 
 def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> list[dict[str, Any]]:
