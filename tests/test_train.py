@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -21,6 +22,7 @@ from PIL import Image
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.classes import IGNORE, class_set
+from model.networks import NetworkConfig
 from training import train as train_module
 from training.boxes import write_dataset
 from training.data import FolderDataset, read_info
@@ -32,6 +34,7 @@ from training.train import (
     ahead,
     choose_kernels,
     class_weights,
+    load_other_training,
     main,
     parse_args,
     parse_size,
@@ -324,6 +327,19 @@ def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, st
     ]:
         with pytest.raises(SystemExit, match=reason):
             few_steps(boxes, tmp_path / "refused", *still, *more)
+
+
+@pytest.mark.parametrize("name", ["mtl_ssw", "pad_net", "mti_net"])
+def test_other_classes_get_new_classifiers_wherever_there_are_such(name: str) -> None:
+    """Also as many others, whose weights would fit."""
+    other = NetworkConfig(name, "resnet18", class_set(["wall", "floor"]))
+    before = {k: torch.full_like(v, 7) for k, v in other.build().state_dict().items()}
+    network = NetworkConfig(name, "resnet18", class_set(["cat", "dog"])).build()
+    args = argparse.Namespace(network=name, backbone="resnet18", start=Path("other.safetensors"))
+    load_other_training(network, Checkpoint(other, before), args, class_set(["cat", "dog"]))
+    new = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
+    assert new == {k for k in before if "segmentation" in k and "classifier" in k}
+    assert len(new) == {"mtl_ssw": 2, "pad_net": 4, "mti_net": 10}[name]
 
 
 def test_network_options_are_those_of_the_start_and_those_given(boxes: Path, tmp_path: Path) -> None:
