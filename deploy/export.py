@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from deploy.quantize import Calibration, QuantizationError, measure, quantize
 from model.base import TASKS, Network
-from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, with_saturation
 from model.networks import count_parameters
 from training.data import DataError, FolderDataset, read_info
 
@@ -297,7 +297,7 @@ def make_card(
         evaluations: Besides those of the trainings.
     """
     segmentation, depth = parts[0], parts[-1]
-    kept = ["preset", "options", "epochs", "batch_size", "optimizer", "lr", "size", "zoom", "color", "focal", "seed"]
+    kept = ["preset", "epochs", "batch_size", "optimizer", "lr", "size", "zoom", "color", "focal", "seed"]
     kept += ["swa", "grey", "loss_weights", "depth_loss", "class_balance", "loss_stride", "precision"]
     digest = hashlib.sha256()
     own, details = [], []
@@ -307,9 +307,8 @@ def make_card(
         own += part.info.get("evaluations", [])[-1:]
         training = part.info["training"]
         # A file's name, not its path: the card travels, the folders stay.
-        details.append(
-            {key: training[key] for key in kept if key in training} | {"weights": Path(training["weights"]).name}
-        )
+        named = {"options": part.config.options, "weights": Path(training["weights"]).name}
+        details.append({key: training[key] for key in kept if key in training} | named)
     network, backbone = (_named(getattr(part.config, of) for part in parts) for of in ("network", "backbone"))
     data = data_of(parts)
     return {
@@ -379,7 +378,10 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     """
     if (args.precision == "int8") != (args.calibration is not None):
         raise ExportError("--precision int8 and --calibration DATA_FOLDER belong together")
-    network, parts = join([load_checkpoint(path) for path in args.checkpoints])
+    checkpoints = [load_checkpoint(path) for path in args.checkpoints]
+    if args.saturation is not None:
+        checkpoints = [with_saturation(one, args.saturation) for one in checkpoints]
+    network, parts = join(checkpoints)
     # What is wrong with these shows before anything is traced, which takes longest.
     evaluations = [read_evaluation(path) for path in args.evaluation]
     if args.pictures is not None:
@@ -479,6 +481,7 @@ def main(argv: list[str] | None = None) -> None:
         type=parse_sizes,
         help="sizes to serve, HEIGHTxWIDTH,... (that of the training, in both orientations)",
     )
+    add("--saturation", type=float, metavar="S", help="how much it sees of the colours, 0 to 1 (as in training)")
     add("--precision", choices=(*BOUNDS, "int8"), default="fp32")
     add("--pictures", type=Path, help="folder of pictures to compare on (default: seeded noise)")
     add("--evaluation", type=Path, action="append", default=[], help="JSON of evaluate.py to put in the card")

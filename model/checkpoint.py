@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,12 @@ class Checkpoint:
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"the weights do not fit the network: {' '.join(str(error).split())[:300]}") from None
         return network.eval()
+
+
+def with_saturation(checkpoint: Checkpoint, saturation: float) -> Checkpoint:
+    """The same weights in a network that sees so much of a picture's colours, 0 to 1, whatever it was trained with."""
+    config = checkpoint.config
+    return replace(checkpoint, config=replace(config, options={**config.options, "saturation": saturation}))
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

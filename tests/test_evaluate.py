@@ -238,6 +238,21 @@ def test_command_prints_for_people_and_json(run: Any) -> None:
     assert result["notes"] == ["scales 0.75: outside the zoom 1 to 1.5 of its training"]
 
 
+def test_command_takes_the_colours_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig("mtl", "resnet18", CLASSES, {})
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, Checkpoint(config, config.build().state_dict(), {"training": {"size": [48, 64]}}))
+    command = [str(path), "--data", str(write_folder(tmp_path / "data")), "--device", "cpu", "--workers", "0", "--json"]
+    results = []
+    for more in ([], ["--saturation", "1"], ["--saturation", "0"]):
+        evaluation.main([*command, *more])
+        results.append(json.loads(capsys.readouterr().out))
+    plain, all_of_them, none = results
+    assert plain == all_of_them and none["values"]["rmse"] != plain["values"]["rmse"]
+    assert plain["notes"] == [] and none["notes"] == ["the network sees 0% of the colours"]
+
+
 def test_command_computes_delta_m(run: Any, tmp_path: Path) -> None:
     files = []
     for task in ("segmentation", "depth"):

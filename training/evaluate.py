@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from model.checkpoint import CheckpointError, load_checkpoint
+from model.checkpoint import CheckpointError, load_checkpoint, with_saturation
 from training.data import DataError, FolderDataset, Sample, ignore_signals, read_info, relative_focal
 from training.metrics import PROTOCOLS, EdgeMetrics, EigenDepthMetrics, NormalsMetrics, SegmentationMetrics, delta_m
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
@@ -319,6 +319,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--data", type=Path, required=True)
     add("--split", default="test")
     add("--protocol", choices=PROTOCOLS, default=PROTOCOL, help="see training/metrics.py (default: %(default)s)")
+    add("--saturation", type=float, metavar="S", help="how much it sees of the colours, 0 to 1 (as in training)")
     add("--flip", action="store_true", help="average over the mirrored picture")
     add("--scales", type=parse_scales, default=(1.0,), metavar="S,S,...", help="average over these scales")
     add("--baseline", type=Path, nargs="+", metavar="FILE.json", help="single-task results, for delta_m")
@@ -328,6 +329,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         checkpoint = load_checkpoint(args.checkpoint)
+        if args.saturation is not None:
+            checkpoint = with_saturation(checkpoint, args.saturation)
         info = read_info(args.data)
         if info.classes != checkpoint.config.classes:
             raise DataError(f"{args.data / 'dataset.json'}: its classes are not those of {args.checkpoint}")
@@ -345,6 +348,8 @@ def main(argv: list[str] | None = None) -> None:
             flip=args.flip,
             focal=checkpoint.info["training"].get("focal", 0.0),
         )
+        if (saturation := checkpoint.config.options.get("saturation", 1)) != 1:
+            result["notes"].append(f"the network sees {saturation:.0%} of the colours")
         zoom = checkpoint.info["training"].get("zoom")
         if zoom and (outside := [s for s in args.scales if s != 1 and not zoom[0] <= s <= zoom[1]]):
             listed = ", ".join(f"{s:g}" for s in outside)
