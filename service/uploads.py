@@ -36,6 +36,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         UnsupportedEncoding: it is compressed.
         BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
     """
+    _refuse_compressed(request)
     return b"".join([chunk async for chunk in _counted(request, max_bytes)])
 
 
@@ -66,6 +67,7 @@ async def read_uploads(request: Request, max_bytes: int, max_files: int) -> list
     """The bytes of each file in the form fields `files` and `file`, in their order; some may be empty.
 
     Raises:
+        UnsupportedEncoding: the body is compressed.
         BodyTooLarge: all together, by Content-Length or by counting. The rest of the body is unread.
         InvalidRequest: not a form, a broken one, too many files, or none in these fields.
     """
@@ -78,9 +80,12 @@ async def read_uploads(request: Request, max_bytes: int, max_files: int) -> list
         return uploads
 
 
-async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+def _refuse_compressed(request: Request) -> None:
     if request.headers.get("content-encoding", "").lower() not in ("identity", ""):
         raise UnsupportedEncoding("Content-Encoding is not supported; send the body as it is.")
+
+
+async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     too_large = BodyTooLarge(f"The request body is larger than {max_bytes} bytes, the limit of this server.")
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large
@@ -98,6 +103,7 @@ def _is_form(request: Request) -> bool:
 
 @asynccontextmanager
 async def _form(request: Request, stream: AsyncGenerator[bytes, None], max_files: int) -> AsyncIterator[FormData]:
+    _refuse_compressed(request)
     parser = _InMemoryParser(request.headers, stream, max_files=max_files, max_fields=32)
     try:
         yield await parser.parse()

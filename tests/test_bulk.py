@@ -198,7 +198,7 @@ def test_videos_without_a_decoder(photos: Path, monkeypatch: pytest.MonkeyPatch)
     (photos / "clip.mov").write_bytes(b"hello")
     found = inputs(photos)
     assert (found.check(), found.videos_left_out) == (3, 1)
-    with pytest.raises(UsageError, match=r"pip install 'segdepth\[video\]'"):
+    with pytest.raises(UsageError, match=r"install the extra segdepth\[video\]"):
         inputs(photos / "clip.mov").check()
 
 

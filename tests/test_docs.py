@@ -343,16 +343,43 @@ def test_make_targets_and_extras_exist() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_serve_serves_the_model_that_it_is_given() -> None:
+    """What is not given is left to the settings; some shells have a HOST of their own."""
     done = subprocess.run(
         ["make", "-n", "--no-print-directory", "serve", "MODEL=mine.onnx", "PORT=9"],
         cwd=ROOT,
+        env={**os.environ, "HOST": "x86_64-conda-linux-gnu"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1].split()[1:] == shlex.split(
-        "serve --host 127.0.0.1 --port 9 --model mine.onnx --device cpu"
+    assert done.stdout.splitlines()[-1].split()[1:] == shlex.split("serve --port 9 --model mine.onnx")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "chosen", "device"),
+    [("cpu", None, "cpu"), ("gpu", None, "cuda"), ("cpu", "openvino", "openvino"), ("gpu", "cuda:1", "cuda:1")],
+)
+def test_make_serve_asks_for_the_device_of_its_runtime(
+    tmp_path: Path, runtime: str, chosen: str | None, device: str
+) -> None:
+    """Where the settings do not say which. The command is one that prints it."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("pyproject.toml", "constraints.txt", ".venv/bin/python", f".venv/installed-{runtime}"):
+        (tmp_path / name).touch()
+    command = tmp_path / ".venv" / "bin" / "segdepth"
+    command.write_text('#!/bin/sh\necho "$@" on $SEGDEPTH_DEVICE\n')
+    command.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SEGDEPTH_")}
+    done = subprocess.run(
+        ["make", "--silent", "serve", f"RUNTIME={runtime}"],
+        cwd=tmp_path,
+        env=environment if chosen is None else {**environment, "SEGDEPTH_DEVICE": chosen},
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    assert done.stdout.split() == ["serve", "on", device]
 
 
 def test_every_problem_is_documented() -> None:

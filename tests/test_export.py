@@ -173,8 +173,8 @@ def test_the_card_names_all_the_data_that_went_in(tmp_path: Path) -> None:
         for name in ("stl_aspp", "stl_aspp_depth")
     ]
     _, parts = exporter.join([exporter.load_checkpoint(path) for path in paths])
-    args = argparse.Namespace(name=None, version=None, description="", evaluation=[])
-    training = exporter.make_card(parts, 0, [(480, 640)], "fp32", args)["training"]
+    args = argparse.Namespace(name=None, version=None, description="")
+    training = exporter.make_card(parts, 0, [(480, 640)], "fp32", [], args)["training"]
     assert (training["data"], training["license"]) == ("tiny + before", "CC0-1.0 + CC-BY-4.0")
     assert (training["attribution"], training["pictures"]) == ("by A + by B", 42)
 
@@ -182,7 +182,7 @@ def test_the_card_names_all_the_data_that_went_in(tmp_path: Path) -> None:
     together = {**own, "name": "tiny + before", "license": "CC0-1.0 + CC-BY-4.0", "attribution": "", "max_depth_m": 9.0}
     info = {**INFO, "data": {**together, "sets": [own, earlier[0]]}, "earlier_data": earlier[:1]}
     _, parts = exporter.join([exporter.load_checkpoint(checkpoint(tmp_path / "several", "mtl", "mobilenet_v2", info))])
-    card = exporter.make_card(parts, 0, [(480, 640)], "fp32", args)
+    card = exporter.make_card(parts, 0, [(480, 640)], "fp32", [], args)
     assert card["training"] == training | {"details": card["training"]["details"]}
     assert card["depth"]["max_m"] == 9.0
 
@@ -194,8 +194,8 @@ def test_the_card_says_for_which_focal_length_depth_is_metric(tmp_path: Path) ->
             for name, training in trainings.items()
         ]
         _, parts = exporter.join([exporter.load_checkpoint(path) for path in paths])
-        args = argparse.Namespace(name=None, version=None, description="", evaluation=[])
-        card = exporter.make_card(parts, 0, [(480, 640)], "fp32", args)
+        args = argparse.Namespace(name=None, version=None, description="")
+        card = exporter.make_card(parts, 0, [(480, 640)], "fp32", [], args)
         return ModelCard.model_validate_json(json.dumps(card)).depth.focal_px
 
     # In longer sides of what was trained on, 96 x 128, whatever is served.
