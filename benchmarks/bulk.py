@@ -30,7 +30,6 @@ from PIL import Image
 from benchmarks.common import ROOT, jpeg, machine, publish, table
 from benchmarks.serving import best_alone
 from service.bulk import for_many, suffix_of
-from service.cores import usable_cores
 from service.outputs import Output
 from service.settings import BUNDLED_MODEL, Settings
 
@@ -138,7 +137,7 @@ def main() -> None:
     width, height = (int(side) for side in args.size.split("x"))
 
     def engine() -> float:
-        settings = for_many(Settings(model=args.model, device=args.device), usable_cores())
+        settings = for_many(Settings(model=args.model, device=args.device))
         # Four batches are tried, of several engines also side by side.
         each_s = seconds / (8 if len(settings.devices) > 1 else 4)
         _, rates = best_alone(settings.model_copy(update={"max_batch": 8}), each_s)

@@ -1,13 +1,12 @@
 """The service beside other servers: the same model and the same job.
 
-python benchmarks/peers.py --threads 1 --also openvino-bf16 --out benchmarks/peers
+python benchmarks/peers.py --threads 1 --also openvino-bf16,openvino-bf16 --out benchmarks/peers
 python benchmarks/peers.py --only fastapi litserve --quick
 
 Each peer (`benchmarks/peer_apps/*_app.py`) is written as its own documentation teaches, and runs twice: with Pillow,
-as a tutorial would, and with our codecs. Their networks have `--threads` threads each; the service runs as it starts,
-and with as many engines of so many threads as the cores hold. Each peer is installed into a virtual environment of its
-own (`build/benchmarks`), from the package index, at its newest version; numpy, Pillow, ONNX Runtime and isal are those
-of this environment.
+as a tutorial would, and with our codecs. Their networks have `--threads` threads each; the service runs as it starts.
+Each peer is installed into a virtual environment of its own (`build/benchmarks`), from the package index, at its newest
+version; numpy, Pillow, ONNX Runtime and isal are those of this environment.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from pathlib import Path
 
 from benchmarks.common import environment, machine, publish, serve_command
 from benchmarks.contest import FORM, RAW, Entry, add_load_options, load_of, measure, summary
-from service.cores import usable_cores
 from service.settings import BUNDLED_MODEL
 
 
@@ -76,17 +74,9 @@ def main() -> None:
     if not args.free:
         command = serve_command("PORT", model)
         entries.append(Entry("segdepth, as it starts", command, {"SEGDEPTH_LOG_LEVEL": "warning"}, "/health/ready"))
-        # As many engines as the cores hold: servers that run a request per thread also run so many networks at once.
-        engines = max(1, usable_cores() // args.threads)
-        for device in ["cpu", *args.also]:
-            variables = {
-                "SEGDEPTH_DEVICE": ",".join([device] * engines),
-                "SEGDEPTH_THREADS": str(args.threads),
-                "SEGDEPTH_MAX_BATCH": str(args.max_batch),
-                "SEGDEPTH_LOG_LEVEL": "warning",
-            }
-            label = f"segdepth, SEGDEPTH_DEVICE={variables['SEGDEPTH_DEVICE']}"
-            entries.append(Entry(label, command, variables, "/health/ready"))
+        for device in args.also:
+            variables = {"SEGDEPTH_DEVICE": device, "SEGDEPTH_LOG_LEVEL": "warning"}
+            entries.append(Entry(f"segdepth, SEGDEPTH_DEVICE={device}", command, variables, "/health/ready"))
     versions = {}
     for name in args.only:
         peer = PEERS[name]

@@ -5,7 +5,7 @@ python benchmarks/serving.py --model model.onnx --threads 2 --picture room.jpg
 python benchmarks/serving.py --quick
 
 1. The engine alone: pictures per second of the same model with the same threads, without any server: in one engine that
-   has all of them, and in those of the service side by side where it has several (`--engines`), by batch.
+   has all of them, and in those of the service side by side where it has several, by batch.
 2. Closed loop: 1, 2, 8 and 32 connections, each of which asks again when it has its answer. JPEG in, JSON out. Before
    each, the best of these for as long, in several rounds: the machine changes meanwhile, so the share of the engine's
    throughput is the median of the rounds' own. Then every other output that the server offers, with 8 connections.
@@ -44,7 +44,6 @@ from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publis
 from benchmarks.cpu import rate
 from benchmarks.load import Load, Measured, Request, Sending, run
 from service.app import onnx_source
-from service.cores import usable_cores
 from service.devices import load_engine
 from service.engine import Engine
 from service.images import UInt8
@@ -239,8 +238,7 @@ def main() -> None:
     add = parser.add_argument
     add("--model", type=Path, default=BUNDLED_MODEL)
     add("--device", default="cpu", help="as SEGDEPTH_DEVICE has it (default: cpu)")
-    add("--threads", type=int, default=0, help="of the engine, alone and in the service (default: all cores)")
-    add("--engines", type=int, default=1, help="of the service, which share its threads (default: 1)")
+    add("--threads", type=int, default=0, help="of each engine, as SEGDEPTH_THREADS has them (default: all cores)")
     add("--max-batch", type=int, default=8)
     add("--picture", type=Path, nargs="+", help="JPEGs to send (default: the examples at 640x480)")
     add("--seconds", type=float, default=20.0, help="of every measurement (default: 20)")
@@ -261,15 +259,13 @@ def main() -> None:
                 files.append(Path(folder) / f"{seed}.jpg")
                 files[-1].write_bytes(jpeg(picture(640, 480, seed)))
         on = machine()
-        devices = ",".join([args.device] * args.engines)
-        threads = max(1, (args.threads or usable_cores()) // args.engines)
-        settings = Settings(model=args.model, device=devices, threads=threads, max_batch=args.max_batch)
+        settings = Settings(model=args.model, device=args.device, threads=args.threads, max_batch=args.max_batch)
         alone, rates = best_alone(settings, seconds)
         port = free_port()
         command = serve_command(port, args.model)
         variables = {
-            "SEGDEPTH_DEVICE": devices,
-            "SEGDEPTH_THREADS": str(threads),
+            "SEGDEPTH_DEVICE": args.device,
+            "SEGDEPTH_THREADS": str(args.threads),
             "SEGDEPTH_MAX_BATCH": str(args.max_batch),
             "SEGDEPTH_LOG_LEVEL": "warning",
         }
@@ -279,7 +275,7 @@ def main() -> None:
         results = {
             "machine": on,
             "model": args.model.name,
-            "device": devices,
+            "device": args.device,
             "threads": args.threads,
             "max_batch": args.max_batch,
             "seconds": seconds,

@@ -1,9 +1,9 @@
 """The batcher: one queue, and for each engine a thread that owns it and gives it what waits.
 
 Greedy: whenever an engine is free it takes what waits, up to `max_batch` pictures of one size, the oldest first,
-without waiting for more. One whose device works by itself is given a second batch while the first is computed, so that
-the device need not wait for copies. The same thread loads its engine and warms it up, so that the server is alive
-meanwhile.
+without waiting for more. Engines that share a device are asked first how many they want. One whose device works by
+itself is given a second batch while the first is computed, so that the device need not wait for copies. The same thread
+loads its engine and warms it up, so that the server is alive meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from service.context import current
-from service.engine import DeviceLost, Engine, OverlappingEngine, Prediction
+from service.engine import DeviceLost, Engine, OverlappingEngine, Prediction, SharingEngine
 from service.errors import (
     DeadlineExceeded,
     EnginesLost,
@@ -84,8 +84,13 @@ class _Owner:
         self.state: Literal["loading", "ready", "lost"] = "loading"
         self.progress = (0, 1)
         self.max_batch = 1
+        self.share: Callable[[int], int] = lambda waiting: waiting
         self.failures = 0
         self.thread: threading.Thread | None = None
+
+    def wants(self, waiting: int) -> int:
+        """How many of the waiting pictures the engine is to be given now."""
+        return min(self.share(waiting), self.max_batch) if waiting else 0
 
 
 class Batcher:
@@ -260,7 +265,7 @@ class Batcher:
             if self.lost:
                 raise _engines_lost()
             self._waiting.append(item)
-            self._wake.notify()
+            self._wake.notify_all()  # Not every engine may want it.
         return await asyncio.wrap_future(item.future)
 
     # --- the owner threads --------------------------------------------------------------------------------------
@@ -279,6 +284,8 @@ class Batcher:
             self._on_failure(StartupError(f"the model cannot be loaded: {type(error).__name__}: {error}"))
             return
         owner.max_batch = min(self._max_batch, engine.max_batch)
+        if isinstance(engine, SharingEngine):
+            owner.share = engine.share
         owner.engine = engine
         owner.state = "ready"
         log.info(
@@ -323,26 +330,27 @@ class Batcher:
     def _take(self, owner: _Owner, *, wait: bool) -> list[_Item]:
         """What to run next: the oldest picture and those of its size, in order.
 
-        Empty when all is done; without `wait`, also when nothing waits that is for this engine. What an idle engine
-        can take is for that one.
+        Empty when all is done, or is for the others; without `wait`, also when nothing waits that is for this engine.
+        What an idle engine can take is for that one.
         """
         with self._wake:
             if not wait and self._idle:
                 return []
             while True:
-                while wait and not self._waiting and not self._stopping:
+                while not (wanted := owner.wants(len(self._waiting))) and wait and not self._stopping:
                     self._idle += 1
                     self._wake.wait()
                     self._idle -= 1
                 batch: list[_Item] = []
                 others: deque[_Item] = deque()
-                while self._waiting and len(batch) < owner.max_batch:
+                while self._waiting and len(batch) < wanted:
                     item = self._waiting.popleft()
                     if batch and item.canvas.shape != batch[0].canvas.shape:
                         others.append(item)
                     elif self._is_wanted(item):
                         batch.append(item)
-                released = "full" if len(batch) == owner.max_batch else "size" if others else "empty"
+                full = len(batch) == owner.max_batch
+                released = "full" if full else "shared" if self._waiting else "size" if others else "empty"
                 others.extend(self._waiting)
                 self._waiting = others
                 if batch:
@@ -406,6 +414,7 @@ class Batcher:
             waiting = list(self._waiting) if not left else []
             if not left:
                 self._waiting.clear()
+            self._wake.notify_all()  # Engines that left the cores to this one.
         log.error("engine %s is lost, %d are left", owner.name, left)
         for item in waiting:
             if item.future.set_running_or_notify_cancel():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import os
 import shutil
 import signal
@@ -52,8 +51,6 @@ RETRIES = 1000
 LISTED = 1000
 """The most failures whose names are kept for the end."""
 READERS = 4
-MAX_ENGINES = 8
-"""On one CPU. With more cores there may be fewer, each with several threads and its own copy of the weights."""
 POLL_S = 0.05
 REDRAW_S, LINE_S = 0.25, 10.0
 """Between two states of the progress, on a terminal and in a log."""
@@ -164,24 +161,19 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     given = {name: value for name in ("model", "device") if (value := getattr(arguments, name)) is not None}
     settings = Settings.load(**given)
     logs.configure(settings.log_format, settings.log_level)
-    return for_many(settings, usable_cores())
+    return for_many(settings)
 
 
-def for_many(settings: Settings, cores: int) -> Settings:
-    """The settings for pictures that wait in any number, where nothing else was chosen: on a CPU, an engine for each
-    core, or for each few where that would be more than `MAX_ENGINES`; one picture at a time.
+def for_many(settings: Settings) -> Settings:
+    """The settings for pictures that wait in any number: on a CPU, each engine has one at a time where nothing else was
+    chosen.
 
-    Threads that share a picture wait for each other. And a batch, which saves nothing on a CPU, rounds sums
-    differently: so the answer to a picture does not depend on its neighbours, and is what a server gives that has
-    nothing else to do.
+    A batch, which saves nothing there where every core has an engine, rounds sums differently: so the answer to a
+    picture does not depend on its neighbours, and is what a server gives that has nothing else to do.
     """
-    if settings.device != "cpu" or "threads" in settings.model_fields_set:
+    if set(settings.devices) != {"cpu"} or "max_batch" in settings.model_fields_set:
         return settings
-    threads = math.ceil(cores / MAX_ENGINES)
-    update: dict[str, Any] = {"device": ",".join(["cpu"] * (cores // threads))}
-    if "max_batch" not in settings.model_fields_set:
-        update["max_batch"] = 1
-    return settings.model_copy(update=update)
+    return settings.model_copy(update={"max_batch": 1})
 
 
 def suffix_of(output: Output) -> str:

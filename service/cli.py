@@ -141,7 +141,8 @@ def warm(settings: Settings) -> None:
         StartupError: the model or a device is not to be had.
     """
     _, loaders = onnx_source(settings)
-    for device, load in zip(settings.devices, loaders, strict=True):
+    # One of those that share the cores, which have no caches of their own.
+    for device, load in dict(zip(settings.devices, loaders, strict=True)).items():
         start = time.perf_counter()
         engine = load()
         engine.warm_up(partial(_print_progress, device))

@@ -81,6 +81,15 @@ class OverlappingEngine(Engine, Protocol):
         """Wait for what `submit` started; in the same order."""
 
 
+@runtime_checkable
+class SharingEngine(Engine, Protocol):
+    """An engine that has its device together with others."""
+
+    def share(self, waiting: int) -> int:
+        """How many of so many waiting pictures, at least one, it should be given now: none where they are better off
+        with the others. Asked before each batch, of one engine at a time."""
+
+
 class DeviceLost(Exception):  # noqa: N818 - what happened, as CUDA says it
     """The device does not work any more, and trying again will not help."""
 
@@ -116,6 +125,16 @@ class OnnxEngine:
     def warm_up(self, progress: Progress) -> None:
         """Run every size of the card, check the answers' shapes, and find `max_batch`."""
         self.max_batch = warm_up(self, [1], progress)
+        self.settle(self.max_batch)
+
+    def settle(self, max_batch: int) -> None:
+        """Give back the memory of larger batches that were tried, which the arena would keep, and take what batches of
+        `max_batch` need."""
+        release = onnxruntime.RunOptions()
+        release.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._session.run(list(OUTPUTS), {"image": _noise((1, *self.card.input.sizes[0]))}, release)
+        for size in self.card.input.sizes:
+            self.infer(_noise((max_batch, *size)))
 
     def infer(self, batch: UInt8) -> Prediction:
         return Prediction(*self._session.run(list(OUTPUTS), {"image": batch}))

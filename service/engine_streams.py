@@ -1,22 +1,20 @@
 """Engines that share the cores of a CPU.
 
 Threads that share a picture wait for each other at every node of the network, and whenever a core decodes another
-picture, all of them wait for the one that it was taken from. So batches that come together are computed side by side,
-each on cores of its own; one that comes alone gets all of them, and is answered sooner. OpenVINO calls these streams.
+picture, all of them wait for the one that it was taken from. So where there are pictures for all engines they are
+computed side by side, each on cores of its own; where there are fewer, one after the other on all cores, and answered
+sooner. OpenVINO calls these engines streams.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 from pathlib import Path
 
 from service.card import ModelCard
-from service.engine import Engine, OnnxEngine, Prediction, Progress, check_run, warm_up
+from service.engine import OnnxEngine, Prediction, Progress, SharingEngine, check_run, warm_up
 from service.images import UInt8
-
-BETWEEN_S = 0.005
-"""A busy stream begins its next batch in less. What begins sooner after another batch has ended is not alone."""
 
 
 class Streams:
@@ -24,8 +22,8 @@ class Streams:
 
     Args:
         number: how many there are.
-        threads: of each, while others are busy.
-        all_threads: of one that is alone.
+        threads: of each, side by side.
+        all_threads: of one that has all cores.
         max_batch: the most pictures that each takes at once.
     """
 
@@ -37,12 +35,13 @@ class Streams:
         self._max_batch = max_batch
         self._lock = threading.Lock()
         self._running = 0
-        self._ended = 0.0
+        # Whether the one that runs has all cores.
+        self._taken = False
         self._loaded = 0
         self._whole: OnnxEngine | None = None
         self._single: OnnxEngine | None = None
 
-    def load(self) -> Engine:
+    def load(self) -> SharingEngine:
         """The next one; may be called in several threads."""
         with self._lock:
             if self._whole is None:
@@ -59,17 +58,29 @@ class Streams:
     def _engine(self, threads: int) -> OnnxEngine:
         return OnnxEngine(self._path, threads=threads, max_batch=self._max_batch)
 
-    def enter(self) -> bool:
-        """Begin a batch: whether it is alone."""
+    def share(self, waiting: int) -> tuple[int, bool]:
+        """How many of the waiting pictures a free stream should take, and whether with all cores."""
+        with self._lock:
+            if waiting >= self._loaded > 1:
+                return math.ceil(waiting / self._loaded), False
+            if self._taken:
+                return 0, False
+            return (1, False) if self._running else (waiting, True)
+
+    def enter(self, all_cores: bool) -> bool:
+        """Begin a batch: whether with all cores, which only the first one gets."""
         with self._lock:
             self._running += 1
-            return self._running == 1 and time.perf_counter() - self._ended > BETWEEN_S
+            all_cores = all_cores and self._running == 1
+            self._taken = self._taken or all_cores
+            return all_cores
 
-    def leave(self) -> None:
-        """End a batch."""
+    def leave(self, all_cores: bool) -> None:
+        """End a batch that was begun with `all_cores` or without."""
         with self._lock:
             self._running -= 1
-            self._ended = time.perf_counter()
+            if all_cores:
+                self._taken = False
 
     def close(self) -> None:
         """A stream is not needed any more; the last one takes the shared sessions with it."""
@@ -80,7 +91,7 @@ class Streams:
 
 
 class _Stream:
-    """An `Engine`.
+    """A `SharingEngine`. Who does not ask for its share gets it with its own threads.
 
     Args:
         whole: has all threads.
@@ -91,6 +102,7 @@ class _Stream:
         self._streams = streams
         self._whole = whole
         self._own = own
+        self._all_cores = False
         self.card: ModelCard = whole.card
         self.provider = whole.provider
         self.nodes = whole.nodes
@@ -98,18 +110,23 @@ class _Stream:
 
     def warm_up(self, progress: Progress) -> None:
         """Run every size of the card on all threads and on this stream's, check the answers' shapes, and find
-        `max_batch` of the stream: it is busy streams that get batches."""
+        `max_batch` of the stream: batches are for when many pictures wait."""
         if self._whole is not self._own:
             for size in self.card.input.sizes:
                 check_run(self._whole, (1, *size))
         self.max_batch = warm_up(self._own, [1], progress)
+        self._own.settle(self.max_batch)
+
+    def share(self, waiting: int) -> int:
+        pictures, self._all_cores = self._streams.share(waiting)
+        return pictures
 
     def infer(self, batch: UInt8) -> Prediction:
-        alone = self._streams.enter()
+        all_cores = self._streams.enter(self._all_cores)
         try:
-            return (self._whole if alone else self._own).infer(batch)
+            return (self._whole if all_cores else self._own).infer(batch)
         finally:
-            self._streams.leave()
+            self._streams.leave(all_cores)
 
     def close(self) -> None:
         del self._whole, self._own

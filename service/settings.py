@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.cores import usable_cores
 from service.errors import StartupError
 
 ENV_PREFIX = "SEGDEPTH_"
 _DEVICE = r"(cpu|(cuda|tensorrt)(:\d+)?|openvino(-bf16)?)"
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "segdepth.onnx"
+MAX_CPU_ENGINES = 8
+"""With more cores there may be fewer, each with several threads and its own copy of the weights."""
 
 
 class Settings(BaseSettings):
@@ -27,7 +31,7 @@ class Settings(BaseSettings):
     device: Annotated[str, Field(pattern=rf"^{_DEVICE}(,{_DEVICE})*$")] = "cpu"
     """What the network runs on: ONNX Runtime on `cpu`, `cuda` or `tensorrt`, or OpenVINO on the CPU, in full precision
     (`openvino`) or in bf16 (`openvino-bf16`); or several with commas between, such as `cuda:0,cuda:1`, which then share
-    the work. None of them falls back to another."""
+    the work. None of them falls back to another. `cpu` alone is an engine for each core, up to `MAX_CPU_ENGINES`."""
     cuda_graphs: bool = False
     """On `cuda` and `tensorrt`: capture each shape as a CUDA graph, which spares launches."""
     gpu_memory: Annotated[int, Field(ge=0)] = 0
@@ -65,7 +69,8 @@ class Settings(BaseSettings):
     """Seconds of those in which new requests are still accepted, while `/health/ready` says 503 already, until load
     balancers have seen it."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of the network; 0 takes one per core."""
+    """CPU threads of an engine; 0 takes one per core, of all engines together. With another number, `cpu` is one
+    engine."""
     pixel_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode pictures and make answers; 0: threads of the server itself. By default 0 where no device is
     a GPU, and otherwise one for each core but one, at least 1 and at most 16."""
@@ -79,7 +84,10 @@ class Settings(BaseSettings):
     @property
     def devices(self) -> list[str]:
         """One entry per engine."""
-        return self.device.split(",")
+        if self.device != "cpu" or self.threads:
+            return self.device.split(",")
+        cores = usable_cores()
+        return ["cpu"] * (cores // math.ceil(cores / MAX_CPU_ENGINES))
 
     @property
     def gpus(self) -> list[str]:

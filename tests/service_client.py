@@ -78,6 +78,12 @@ def fake_app(engine: FakeEngine | None = None, **settings: Any) -> FastAPI:
     return create_app(Settings(**settings), lambda: (chosen.card, [lambda: chosen]))
 
 
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
 def ask(test: Callable[[httpx.AsyncClient], Awaitable[Any]], app: FastAPI | None = None, ready: bool = True) -> Any:
     """Run a coroutine with a client of the app; gives what it gives."""
 

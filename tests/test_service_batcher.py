@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from service_client import FakeEngine
+from service_client import FakeEngine, until
 
 from service.batcher import Batcher
 from service.context import RequestContext, begin
@@ -44,12 +44,6 @@ async def running(*engines: FakeEngine, metrics: Metrics | None = None, **limits
         await asyncio.to_thread(batcher.close)
         assert all(engine.closed for engine in engines)
         assert not failures
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def canvas(value: int, height: int = 4, width: int = 6) -> np.ndarray:
@@ -462,6 +456,66 @@ def test_a_failure_now_and_then_is_no_loss() -> None:
                 engine.fail = False
                 await batcher.infer(canvas(1))
             assert batcher.ready
+
+    asyncio.run(test())
+
+
+# --- engines that share a device
+
+
+class SharingFake(FakeEngine):
+    def __init__(self, share: Callable[[int], int]) -> None:
+        super().__init__()
+        self.share = share
+
+
+def test_engines_that_share_a_device_are_asked_how_many_they_want() -> None:
+    async def test() -> None:
+        asked = []
+
+        def share(waiting: int) -> int:
+            asked.append(waiting)
+            return (waiting + 1) // 2
+
+        engine, metrics = SharingFake(share), Metrics()
+        async with running(engine, metrics=metrics, max_batch=2) as batcher:
+            engine.gate.clear()
+            tasks = [asyncio.create_task(batcher.infer(canvas(0)))]
+            await until(lambda: engine.batches)
+            tasks += [asyncio.create_task(batcher.infer(canvas(k))) for k in range(1, 7)]
+            await asyncio.sleep(0.01)
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+            # Never more than `max_batch`, whatever it wants.
+            assert [len(batch) for batch in engine.batches] == [1, 2, 2, 1, 1]
+            assert asked == [1, 6, 4, 2, 1]
+        text = metrics.text().decode()
+        for reason, batches in (("full", 2), ("shared", 1), ("empty", 2)):
+            assert f'segdepth_batches_total{{engine="0",released="{reason}"}} {batches}.0' in text
+
+    asyncio.run(test())
+
+
+def test_what_was_left_to_an_engine_that_is_lost_is_taken_by_another() -> None:
+    class Lost(FakeEngine):
+        def infer(self, batch: np.ndarray) -> Prediction:
+            super().infer(batch)
+            raise DeviceLost("gone")
+
+    async def test() -> None:
+        bad = Lost()
+        good = SharingFake(lambda waiting: waiting if bad.gate.is_set() else 0)
+        async with running(bad, good) as batcher:
+            bad.gate.clear()
+            lost = asyncio.create_task(batcher.infer(canvas(1)))
+            await until(lambda: bad.batches)
+            left = asyncio.create_task(batcher.infer(canvas(2)))
+            await asyncio.sleep(0.01)
+            assert not good.batches
+            bad.gate.set()
+            with pytest.raises(InferenceFailed):
+                await lost
+            assert int((await left).prediction.confidence[0, 0]) == 2
 
     asyncio.run(test())
 

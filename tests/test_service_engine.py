@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +90,25 @@ def test_an_engine_knows_how_many_at_once_are_worth_while(tiny_model: Path) -> N
     engine.warm_up(lambda done, total: None)
     assert engine.max_batch in (1, 2, 4)
     engine.close()
+
+
+def test_memory_of_batches_that_were_tried_is_given_back() -> None:
+    code = """
+from service.engine import OnnxEngine
+from service.settings import BUNDLED_MODEL
+
+def resident(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
+
+before = resident("VmRSS")
+engine = OnnxEngine(BUNDLED_MODEL, threads=1, max_batch=4)
+engine.warm_up(lambda done, total: None)
+print((resident("VmRSS") - before) / (resident("VmHWM") - before), engine.max_batch)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    left, max_batch = done.stdout.split()
+    # Batches of 4 are tried where those of 2 are worth while.
+    assert float(left) < (0.5 if max_batch == "1" else 0.7 if max_batch == "2" else 1.01), done.stdout
 
 
 def changed(**changes: Any) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from service_client import until
 from service_process import wait_for
 
 from service import app, engine_streams
-from service.engine import Engine, OnnxEngine, Prediction
-from service.engine_streams import BETWEEN_S, Streams
+from service.batcher import Batcher
+from service.engine import OnnxEngine, Prediction, SharingEngine
+from service.engine_streams import Streams
 from service.errors import StartupError
+from service.metrics import Metrics
 from service.settings import BUNDLED_MODEL, Settings
 
 PICTURE = np.zeros((1, 48, 64, 3), np.uint8)
@@ -40,20 +43,6 @@ class Recorded(OnnxEngine):
         return super().infer(batch)
 
 
-class Clock:
-    now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(engine_streams, "time", clock)
-    return clock
-
-
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorded]]:
     Recorded.made, Recorded.runs, Recorded.gate = [], [], threading.Event()
@@ -63,12 +52,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorded]]:
     Recorded.made, Recorded.runs = [], []
 
 
-def load(path: Path, number: int = 2, threads: int = 1, max_batch: int = 1) -> list[Engine]:
+def load(path: Path, number: int = 2, threads: int = 1, max_batch: int = 1) -> list[SharingEngine]:
     streams = Streams(path, number, threads=threads, all_threads=number * threads, max_batch=max_batch)
     return [streams.load() for _ in range(number)]
 
 
-def start(engine: Engine) -> threading.Thread:
+def start(engine: SharingEngine) -> threading.Thread:
     thread = threading.Thread(target=engine.infer, args=(PICTURE,), daemon=True)
     thread.start()
     return thread
@@ -91,34 +80,69 @@ def test_cores_are_shared_out(
     assert [made.threads for made in recorded.made] == sessions
 
 
-def test_alone_with_all_threads_and_together_with_few(recorded: type[Recorded], tiny_model: Path, clock: Clock) -> None:
-    first, second = load(tiny_model)
+def test_few_pictures_one_after_the_other_on_all_cores_and_many_side_by_side(
+    recorded: type[Recorded], tiny_model: Path
+) -> None:
+    first, second, third = load(tiny_model, 3)
     for _ in range(2):
-        clock.now += 2 * BETWEEN_S
+        assert first.share(1) == 1
         first.infer(PICTURE)
-    assert recorded.runs == [2, 2]
-    # Alone, and one beside it.
-    clock.now += 2 * BETWEEN_S
+    assert recorded.runs == [3, 3]
+    # While one has all cores, the others leave it to it what is too little for all of them,
+    assert first.share(2) == 2
     recorded.gate.clear()
     running = [start(first)]
     wait_for(lambda: len(recorded.runs) == 3)
+    assert [second.share(waiting) for waiting in (1, 2)] == [0, 0]
+    # and take theirs of what is enough.
+    assert [second.share(waiting) for waiting in (3, 4, 6, 7)] == [1, 2, 2, 3]
     running.append(start(second))
     wait_for(lambda: len(recorded.runs) == 4)
     recorded.gate.set()
     for thread in running:
         thread.join(20)
-    # A busy stream goes on soon; nothing else may run at that moment, but will.
-    clock.now += BETWEEN_S / 2
-    second.infer(PICTURE)
-    assert recorded.runs == [2, 2, 2, 1, 1]
-    clock.now += 2 * BETWEEN_S
-    second.infer(PICTURE)
-    assert recorded.runs[5:] == [2]
+    assert recorded.runs == [3, 3, 3, 1]
+    # Work for all, and nobody runs yet.
+    assert first.share(3) == 1
+    recorded.gate.clear()
+    running = [start(first)]
+    wait_for(lambda: len(recorded.runs) == 5)
+    # Beside others, what comes is begun at once: there are cores for it.
+    assert third.share(1) == 1 and third.share(2) == 1
+    running.append(start(third))
+    wait_for(lambda: len(recorded.runs) == 6)
+    recorded.gate.set()
+    for thread in running:
+        thread.join(20)
+    assert third.share(1) == 1
+    third.infer(PICTURE)
+    assert recorded.runs == [3, 3, 3, 1, 1, 1, 3]
 
 
-def test_a_failure_leaves_no_trace(
-    recorded: type[Recorded], tiny_model: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_of_two_that_begin_together_gets_all_cores(recorded: type[Recorded], tiny_model: Path) -> None:
+    first, second = load(tiny_model)
+    assert first.share(1) == second.share(1) == 1
+    recorded.gate.clear()
+    running = []
+    for number, engine in enumerate((first, second), 1):
+        running.append(start(engine))
+        wait_for(lambda number=number: len(recorded.runs) == number)
+    recorded.gate.set()
+    for thread in running:
+        thread.join(20)
+    assert recorded.runs == [2, 1]
+
+
+def test_one_that_is_left_has_all_cores(recorded: type[Recorded], tiny_model: Path) -> None:
+    first, second = load(tiny_model)
+    first.close()
+    for waiting in (1, 5):
+        assert second.share(waiting) == waiting
+        second.infer(PICTURE)
+    assert recorded.runs == [2, 2]
+
+
+def test_a_failure_leaves_no_trace(recorded: type[Recorded], tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = load(tiny_model)
     with monkeypatch.context() as patch:
 
@@ -126,9 +150,10 @@ def test_a_failure_leaves_no_trace(
             raise RuntimeError("no memory")
 
         patch.setattr(Recorded, "infer", fail)
+        assert first.share(1) == 1
         with pytest.raises(RuntimeError, match="no memory"):
             first.infer(PICTURE)
-    clock.now += 2 * BETWEEN_S
+    assert second.share(1) == 1
     second.infer(PICTURE)
     assert recorded.runs == [2]
 
@@ -146,23 +171,56 @@ def test_warm_up_runs_every_size_on_all_threads_and_on_few(recorded: type[Record
 
 
 def test_answers_do_not_depend_on_the_threads() -> None:
-    """A picture has the same maps alone, beside others and by a single session."""
+    """A picture has the same maps on all cores, side by side and by a single session."""
     alone, other = load(BUNDLED_MODEL)
     single = OnnxEngine(BUNDLED_MODEL, threads=1)
     height, width = single.card.input.sizes[0]
     picture = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
     expected = single.infer(picture)
-    time.sleep(2 * BETWEEN_S)
-    thread = threading.Thread(target=other.infer, args=(picture,))
+    assert alone.share(1) == 1
     answers = [alone.infer(picture)]
-    thread.start()
-    answers.append(alone.infer(picture))
-    thread.join(20)
+    assert alone.share(2) == other.share(1) == 1
+    answers += [alone.infer(picture), other.infer(picture)]
     for answer in answers:
         for got, wanted in zip(answer, expected, strict=True):
             np.testing.assert_array_equal(got, wanted)
     for engine in (alone, other, single):
         engine.close()
+
+
+def test_the_service_gives_pictures_to_those_that_have_cores_for_them(
+    recorded: type[Recorded], tiny_model: Path
+) -> None:
+    async def test() -> None:
+        engines = load(tiny_model)
+        batcher = Batcher(
+            [lambda engine=engine: engine for engine in engines],
+            pytest.fail,
+            Metrics(),
+            max_batch=1,
+            queue_size=8,
+            queue_bytes=10**9,
+        )
+        batcher.start()
+        await until(lambda: batcher.ready)
+        recorded.runs.clear()
+        for _ in range(2):
+            await batcher.infer(PICTURE[0])
+        assert recorded.runs == [2, 2]
+        recorded.gate.clear()
+        tasks = []
+        for runs in ([2], [2], [2, 1], [2, 1]):
+            # The second waits for the one that has all cores; with the third there are pictures for both.
+            tasks.append(asyncio.create_task(batcher.infer(PICTURE[0])))
+            await until(lambda runs=runs: recorded.runs[2:] == runs)
+            await asyncio.sleep(0.05)
+            assert recorded.runs[2:] == runs
+        recorded.gate.set()
+        await asyncio.gather(*tasks)
+        assert sorted(recorded.runs[2:4]) == [1, 2] and len(recorded.runs) == 6
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(test())
 
 
 def test_the_last_stream_takes_the_sessions_with_it(recorded: type[Recorded], tiny_model: Path) -> None:

@@ -95,10 +95,21 @@ def test_frozen_and_strict() -> None:
 
 @pytest.mark.parametrize(
     ("device", "devices"),
-    [("cpu", ["cpu"]), ("cuda:1", ["cuda:1"]), ("openvino,cuda:3,cpu", ["openvino", "cuda:3", "cpu"])],
+    [("cpu,cpu", ["cpu", "cpu"]), ("cuda:1", ["cuda:1"]), ("openvino,cuda:3,cpu", ["openvino", "cuda:3", "cpu"])],
 )
 def test_devices(device: str, devices: list[str]) -> None:
     assert Settings.load(device=device).devices == devices
+
+
+def test_a_cpu_has_engines_for_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = {}
+    for cores in (1, 2, 8, 9, 12, 15, 23, 64):
+        monkeypatch.setattr("service.settings.usable_cores", lambda cores=cores: cores)
+        assert set(Settings().devices) == {"cpu"}
+        engines[cores] = len(Settings().devices)
+    # As many as leave few cores idle: 12 are 6 of 2 threads, not 8 of one.
+    assert engines == {1: 1, 2: 2, 8: 8, 9: 4, 12: 6, 15: 7, 23: 7, 64: 8}
+    assert Settings(threads=4).devices == ["cpu"]
 
 
 def test_the_documentation_has_every_setting_with_its_default() -> None:
