@@ -98,7 +98,7 @@ class Batcher:
 
     Args:
         loaders: each makes one engine; called in the thread that owns it.
-        on_failure: told, in such a thread, why an engine cannot be had.
+        on_failure: told, in such a thread and of the first one only, why an engine cannot be had.
         max_batch: the most pictures at once, also where an engine would take more.
         queue_size: the most requests that hold a place.
         queue_bytes: the most bytes that they take together.
@@ -125,6 +125,7 @@ class Batcher:
         self._waiting: deque[_Item] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._failed = False
         # Engines whose threads wait for a picture.
         self._idle = 0
         # Seconds between the ends of the last requests, while there was always another one to work on.
@@ -277,11 +278,11 @@ class Batcher:
         except _StopError:
             return
         except StartupError as error:
-            self._on_failure(error)
+            self._refuse(error)
             return
         except Exception as error:
             log.debug("loading failed", exc_info=True)
-            self._on_failure(StartupError(f"the model cannot be loaded: {type(error).__name__}: {error}"))
+            self._refuse(StartupError(f"the model cannot be loaded: {type(error).__name__}: {error}"))
             return
         owner.max_batch = min(self._max_batch, engine.max_batch)
         if isinstance(engine, SharingEngine):
@@ -311,6 +312,13 @@ class Batcher:
         if owner.failures >= MAX_FAILURES:
             self._lose(owner)
         engine.close()
+
+    def _refuse(self, reason: StartupError) -> None:
+        """An engine cannot be had. Engines of one file fail for one reason, and often at the same moment."""
+        with self._wake:
+            first, self._failed = not self._failed, True
+        if first:
+            self._on_failure(reason)
 
     def _warm(self, owner: _Owner) -> Engine:
         """Load an engine and warm it up; one that does not get warm is closed."""

@@ -239,12 +239,12 @@ def test_what_waits_is_finished_on_close() -> None:
 
 
 @pytest.mark.parametrize("error", [StartupError("no such file"), ValueError("two\nlines")])
-def test_a_failed_load_is_reported(error: BaseException) -> None:
+def test_a_failed_load_is_reported_once(error: BaseException) -> None:
     def load() -> FakeEngine:
         raise error
 
     failures: list[StartupError] = []
-    batcher = Batcher([load], failures.append, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
+    batcher = Batcher([load, load], failures.append, Metrics(), max_batch=1, queue_size=1, queue_bytes=1)
     batcher.start()
     batcher.close()
     assert len(failures) == 1
