@@ -177,6 +177,7 @@ def serve(settings: Settings) -> None:
         log_level=settings.log_level,
         # The app logs its requests itself.
         access_log=False,
+        timeout_keep_alive=settings.keep_alive_s,
         # A second before the process ends in any case, so that the last clients are told.
         timeout_graceful_shutdown=max(1, int(settings.grace_s - settings.drain_s - 1)),
     )

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     """The most seconds that a request may ask for instead, with the header `X-Request-Timeout-Ms`."""
     transfer_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds in which an upload must be complete (else 408), and in which a client must take what it is sent."""
+    keep_alive_s: Annotated[int, Field(ge=1)] = 75
+    """Seconds that an idle connection is kept for its next request. More than a load balancer keeps it (nginx and AWS's
+    60 s, Google's 600 s), which may otherwise send a request just as it is closed, and answer 502 for it."""
     grace_s: Annotated[float, Field(gt=0)] = 31.0
     """Seconds from SIGTERM on in which accepted requests are answered; then the process ends in any case."""
     drain_s: Annotated[float, Field(ge=0)] = 0.0

@@ -100,7 +100,7 @@ def server(tiny_model: Path) -> Iterator[Container]:
 
 def test_clients_that_mean_no_good(tiny_model: Path) -> None:
     """tests/test_service_hostile.py, whose own server has these settings."""
-    settings = {"TRANSFER_TIMEOUT_S": "1.5", "QUEUE_BYTES": "4000000", "MAX_BYTES": "3000000"}
+    settings = {"TRANSFER_TIMEOUT_S": "1.5", "KEEP_ALIVE_S": "5", "QUEUE_BYTES": "4000000", "MAX_BYTES": "3000000"}
     with container(tiny_model, **{f"SEGDEPTH_{name}": value for name, value in settings.items()}) as running:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_service_hostile.py"]
         env = {**os.environ, "HOSTILE_URL": running.url}

@@ -44,6 +44,7 @@ def server(tiny_model: Path) -> Iterator[Server | At]:
         return
     settings = {
         "SEGDEPTH_TRANSFER_TIMEOUT_S": "1.5",
+        "SEGDEPTH_KEEP_ALIVE_S": "5",
         "SEGDEPTH_QUEUE_BYTES": "4000000",
         "SEGDEPTH_MAX_BYTES": "3000000",
     }

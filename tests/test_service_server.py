@@ -297,6 +297,19 @@ def test_version() -> None:
     assert done.stdout == f"segdepth {__version__}\n"
 
 
+@pytest.mark.parametrize("seconds", [1, 3])
+def test_an_idle_connection_is_kept_as_long_as_is_said(tiny_model: Path, seconds: int) -> None:
+    with start("--model", str(tiny_model), SEGDEPTH_KEEP_ALIVE_S=str(seconds)) as server:
+        server.wait_ready()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+            client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b"".join(iter(lambda: client.recv(1), b"}"))
+            since = time.perf_counter()
+            assert received.endswith(b'{"status":"live"')
+            assert client.recv(1) == b""
+            assert seconds - 0.2 < time.perf_counter() - since < seconds + 1.8
+
+
 # --- stops
 
 
