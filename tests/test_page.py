@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -511,6 +512,9 @@ def test_a_key_is_asked_for_and_kept_by_the_page_alone(context: BrowserContext, 
     with page.expect_download() as download:
         page.click("#download")
     assert opened(Path(download.value.path()).read_bytes()).size == (64, 48)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Model card").click()
+    assert json.loads(Path(download.value.path()).read_bytes())["name"] == "tiny"
     command = page.locator("#curl").inner_text()
     assert command.startswith('curl -H "X-API-Key: $KEY" -F file=@room.png ')
     assert KEY not in page.content()

@@ -395,17 +395,22 @@ function command() {
   $("#curl").textContent = `curl ${header}-F ${shell(field)} ${shell(location.origin + path)} -o ${shell(name)}`;
 }
 
+/** Hands a file to the browser. */
+function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 async function download() {
   const { path, name } = wanted();
   $("#download").disabled = true;
   problem(null);
   try {
     const response = await post(path, shown.file.blob, shown.file.name);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(await response.blob());
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    save(await response.blob(), name);
     say(`${name} is downloaded.`);
   } catch (error) {
     problem(error, download);
@@ -546,6 +551,11 @@ $("#hfov").addEventListener("change", () => {
 });
 $("#format").addEventListener("change", command);
 $("#download").addEventListener("click", download);
+$("#card").addEventListener("click", (event) => {
+  if (!hasKey() || !card) return;
+  event.preventDefault(); // A link cannot carry the key.
+  save(new Blob([JSON.stringify(card, null, 1)], { type: "application/json" }), "model-card.json");
+});
 $("#copy").addEventListener("click", async () => {
   await navigator.clipboard?.writeText($("#curl").textContent).then(
     () => ($("#copy").textContent = "Copied"),
