@@ -51,12 +51,15 @@ class Checkpoint:
         """The network with its weights, in evaluation mode.
 
         Raises:
-            CheckpointError: weights and network do not fit.
+            CheckpointError: there is no such network, or the weights are not of it.
         """
         try:
             network = self.config.build()
+        except ValueError as error:
+            raise CheckpointError(f"the network cannot be built: {error}") from None
+        try:
             network.load_state_dict(self.weights, strict=True)
-        except (ValueError, RuntimeError) as error:
+        except RuntimeError as error:
             raise CheckpointError(f"the weights do not fit the network: {' '.join(str(error).split())[:300]}") from None
         return network.eval()
 

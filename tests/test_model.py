@@ -570,11 +570,20 @@ def test_checkpoint_whose_weights_do_not_fit(weights: dict[str, Tensor]) -> None
         (NetworkConfig("mtl", "mobilenet_v2", FIVE), extra),
         (NetworkConfig("mtl", "mobilenet_v2", SUN37), weights),  # another number of classes
         (NetworkConfig("mtl_pp", "mobilenet_v2", FIVE), weights),
-        (NetworkConfig("gone", "mobilenet_v2", FIVE), weights),
     ):
         with pytest.raises(CheckpointError, match="the weights do not fit the network") as caught:
             Checkpoint(config, tensors).network()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("network", "options"), [("gone", {}), ("mtl", {"saturation": 7}), ("mtl", {"gone": 1})])
+def test_checkpoint_of_a_network_that_cannot_be_built(
+    weights: dict[str, Tensor], network: str, options: dict[str, Any]
+) -> None:
+    config = NetworkConfig(network, "mobilenet_v2", FIVE, options)
+    with pytest.raises(CheckpointError, match=r"^the network cannot be built: .*(gone|saturation)") as caught:
+        Checkpoint(config, weights).network()
+    assert "\n" not in str(caught.value)
 
 
 # -------------------------------------------------------------------------------------- backbone weights
