@@ -53,14 +53,13 @@ class Checkpoint:
         Raises:
             CheckpointError: there is no such network, or the weights are not of it.
         """
+        wrong = "the network cannot be built"
         try:
             network = self.config.build()
-        except ValueError as error:
-            raise CheckpointError(f"the network cannot be built: {error}") from None
-        try:
+            wrong = "the weights do not fit the network"
             network.load_state_dict(self.weights, strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(f"the weights do not fit the network: {' '.join(str(error).split())[:300]}") from None
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{wrong}: {' '.join(str(error).split())[:300]}") from None
         return network.eval()
 
 

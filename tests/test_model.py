@@ -576,12 +576,15 @@ def test_checkpoint_whose_weights_do_not_fit(weights: dict[str, Tensor]) -> None
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("network", "options"), [("gone", {}), ("mtl", {"saturation": 7}), ("mtl", {"gone": 1})])
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [("gone", {}), ("mtl", {"saturation": 7}), ("mtl", {"gone": 1}), ("mti_net", {"pyramid_width": -64})],
+)
 def test_checkpoint_of_a_network_that_cannot_be_built(
     weights: dict[str, Tensor], network: str, options: dict[str, Any]
 ) -> None:
     config = NetworkConfig(network, "mobilenet_v2", FIVE, options)
-    with pytest.raises(CheckpointError, match=r"^the network cannot be built: .*(gone|saturation)") as caught:
+    with pytest.raises(CheckpointError, match=r"^the network cannot be built: .*(gone|saturation|negative)") as caught:
         Checkpoint(config, weights).network()
     assert "\n" not in str(caught.value)
 
