@@ -41,7 +41,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -355,6 +354,8 @@ def copies(bench: Bench, found: dict[str, Any]) -> None:
 
 
 def engines(bench: Bench, found: dict[str, Any]) -> None:
+    import onnxruntime  # Late, when the service has turned off its telemetry.
+
     for name, model in exported(bench).items():
         for variant, (kind, precision, options) in VARIANTS.items():
             if precision not in model.files:

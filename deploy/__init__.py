@@ -1,0 +1,1 @@
+import service  # noqa: F401  # Before ONNX Runtime, whose telemetry it turns off.

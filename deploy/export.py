@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -265,6 +264,8 @@ def compare(
     Raises:
         ExportError: they differ by more than the precision's bound.
     """
+    import onnxruntime  # Late, when this package has turned off its telemetry.
+
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     equal, worst_mm, excess_mm, worst_confidence = 1.0, 0, 0.0, 0
     least_equal, bound_mm, bound_share = BOUNDS[precision]

@@ -12,6 +12,8 @@ from PIL import Image
 from service_onnx import write_model
 from service_process import Server, start
 
+import service  # noqa: F401  # Before any test imports ONNX Runtime, whose telemetry it turns off.
+
 # The tests' networks are tiny, and OpenMP threads that spin for each other on a busy machine take minutes instead of
 # seconds. Set before anything imports torch, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -292,6 +292,22 @@ def test_unknown_settings(tiny_model: Path, arguments: list[str], settings: dict
     check_refused([*SERVE, "--port", "0", "--model", str(tiny_model), *arguments], reason, **settings)
 
 
+@pytest.mark.parametrize("first", ["import service.engine", "import deploy.export"])
+def test_onnx_runtime_reports_nothing(tiny_model: Path, tmp_path: Path, first: str) -> None:
+    """What it would report waits in a file of the home, beside the machine's identifier."""
+
+    def files_after(first: str, home: str) -> list[Path]:
+        load = f"{first}; import onnxruntime; onnxruntime.InferenceSession({str(tiny_model)!r})"
+        environment = {"HOME": str(tmp_path / home), "PYTHONPATH": str(ROOT)}
+        (tmp_path / home).mkdir()
+        subprocess.run([sys.executable, "-c", load], env=environment, cwd=ROOT, check=True, timeout=120)
+        return sorted((tmp_path / home / ".cache" / "Microsoft").rglob("*.db"))
+
+    if not files_after("pass", "plain"):
+        pytest.skip("this onnxruntime reports nothing by itself")
+    assert files_after(first, "ours") == []
+
+
 def test_version() -> None:
     done = subprocess.run([*SERVE[:-1], "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"segdepth {__version__}\n"
