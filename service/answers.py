@@ -177,7 +177,7 @@ def answer(maps: Maps, pngs: Mapping[Picture, bytes], options: Options, trace: T
             min_m=measured.min_m,
             max_m=measured.max_m,
         ),
-        camera=_camera(maps),
+        camera=camera_used(maps),
         model=ModelUsed(
             name=maps.card.name,
             version=maps.card.version,
@@ -220,7 +220,8 @@ def _unreliable_fraction(maps: Maps, options: Options) -> float | None:
     return round(sum(counts[: options.least_confidence]) / maps.confidence.size, 6)
 
 
-def _camera(maps: Maps) -> CameraUsed:
+def camera_used(maps: Maps) -> CameraUsed:
+    """As an answer has it."""
     camera = maps.camera
     return CameraUsed(
         fx=round(camera.fx, 4),

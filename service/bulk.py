@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, get_args, get_type_hints
+from typing import Any, TextIO, TypeVar, get_args
 
 from fastapi import params
 from pydantic import TypeAdapter, ValidationError
@@ -78,20 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--timeout", type=float, metavar="SECONDS", help="with --url: for each picture, further attempts included (120)"
     )
-    for name, hint in query_parameters().items():
+    for name, hint in routes.query_parameters().items():
         query = next(one for one in hint.__metadata__ if isinstance(one, params.Query))
         add(f"--{name.replace('_', '-')}", metavar="VALUE", help=str(query.description).replace("%", "%%"))
-
-
-def query_parameters() -> dict[str, Any]:
-    """The server's query parameters besides `output`: their types, with bounds and descriptions, by name."""
-    hints = {**get_type_hints(routes.given_of_query, include_extras=True)}
-    hints.update(get_type_hints(routes.options_of_query, include_extras=True))
-    return {
-        name: hint
-        for name, hint in hints.items()
-        if any(isinstance(one, params.Query) for one in getattr(hint, "__metadata__", ()))
-    }
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -139,7 +128,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _checked_query(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was given of the query parameters, by the server's own rules."""
     query = {}
-    for name, hint in query_parameters().items():
+    for name, hint in routes.query_parameters().items():
         if (text := getattr(arguments, name)) is not None:
             try:
                 query[name] = TypeAdapter(hint).validate_python(text)

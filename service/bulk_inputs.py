@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+# HEIC is not read, and so that it is said of each, it is not left out.
 PICTURES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"]
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .avif .heic .heif".split()  # noqa: SIM905
 )
 VIDEOS = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts"])
 NO_DECODER = "videos need a decoder: install the extra segdepth[video], or PyAV (av)"
@@ -109,8 +110,8 @@ class Inputs:
                 twin = seen.setdefault(found.target, found.source)
                 if twin is not found.source:
                     raise UsageError(
-                        f"{twin} and {found.source} would both be answered in {found.target}{self._suffix}; give the "
-                        "folder above them, or call the command once for each"
+                        f"{twin} and {found.source} would both be answered in {found.target}{self._suffix}; "
+                        "rename one, or call the command for each with an --out of its own"
                     )
 
     def __iter__(self) -> Iterator[Job | Failure]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -28,7 +29,12 @@ FOCAL_RANGE = (1 / 20, 100.0)
 HFOV_RANGE = (1.0, 179.0)
 """Of a request, in degrees, exclusive."""
 EXIF_RANGE = (10.0, 400.0)
-"""Of EXIF, in mm; a phone writes 0 for "unknown", and editing programs write all sorts of things."""
+"""Of EXIF, in mm of 35 mm film; a phone writes 0 for "unknown", and editing programs write all sorts of things."""
+SQUARE = 0.02
+"""Pixels are taken for square where fx and fy differ by less than this part: a calibration does not know better, and no
+picture needs a border for it."""
+PER_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+"""Of EXIF's FocalPlaneResolutionUnit: how many millimetres it has; 2 is an inch."""
 FILM_DIAGONAL = math.hypot(36.0, 24.0)
 """Of 35 mm film, in mm."""
 
@@ -50,6 +56,19 @@ class Camera:
         left, right = self.cx + 0.5, width - 0.5 - self.cx
         return math.degrees(math.atan(left / self.fx) + math.atan(right / self.fx))
 
+    def as_text(self) -> dict[str, str]:
+        """For files that are not JSON."""
+        return {name: f"{getattr(self, name):.10g}" for name in ("fx", "fy", "cx", "cy")} | {"camera": self.source}
+
+    @property
+    def stretch(self) -> float:
+        """How many times as wide the picture has to be for pixels that are square."""
+        return _stretch(self.fx, self.fy)
+
+
+def _stretch(fx: float, fy: float) -> float:
+    return fy / fx if abs(fy / fx - 1) > SQUARE else 1.0
+
 
 @dataclass(frozen=True)
 class Given:
@@ -64,6 +83,12 @@ class Given:
     cx: float | None = None
     cy: float | None = None
     hfov: float | None = None
+
+    @property
+    def stretch(self) -> float:
+        """`stretch` of the camera that it gives; 1 for one that is impossible, which `camera_of` will say."""
+        fx, fy = self.fx or 0.0, self.fy or 0.0
+        return _stretch(fx, fy) if 0 < fx < math.inf and 0 < fy < math.inf else 1.0
 
     def __post_init__(self) -> None:
         if self.fx is not None and self.hfov is not None:
@@ -116,7 +141,8 @@ def _checked(camera: Camera, size: Size) -> Camera:
 
 
 def exif_focal_35mm(upload: bytes) -> float | None:
-    """The EXIF tag FocalLengthIn35mmFilm of a picture file, in mm, or None where it is missing or makes no sense.
+    """The focal length that EXIF has of a picture file, in mm of 35 mm film, or None where it is missing or makes no
+    sense: FocalLengthIn35mmFilm; or else FocalLength, with the size of the sensor by FocalPlaneXResolution.
 
     Only the header is read; EXIF behind a PNG's pixels is not found.
     """
@@ -126,10 +152,19 @@ def exif_focal_35mm(upload: bytes) -> float | None:
             # Asked for EXIF that it has not met yet, the PNG plugin would decode the pixels to get behind them.
             if name == "PNG" and "exif" not in image.info:
                 return None
-            focal = float(image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm])
+            tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
+            film_mm = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm) or _film_mm(tags))
     except Exception:  # A picture with corrupt EXIF is still a picture, and Pillow raises nearly anything on it.
         return None
-    return focal if EXIF_RANGE[0] <= focal <= EXIF_RANGE[1] else None
+    return film_mm if EXIF_RANGE[0] <= film_mm <= EXIF_RANGE[1] else None
+
+
+def _film_mm(tags: Mapping[int, Any]) -> float:
+    """The focal length in mm of 35 mm film, by the size of the sensor. Raises where a tag is missing, or 0."""
+    # Of the picture as the camera made it, which is what pixels of the focal plane are about; it may be smaller now.
+    pixels = math.hypot(tags[ExifTags.Base.ExifImageWidth], tags[ExifTags.Base.ExifImageHeight])
+    pixels_per_mm = tags[ExifTags.Base.FocalPlaneXResolution] / PER_MM[tags[ExifTags.Base.FocalPlaneResolutionUnit]]
+    return float(tags[ExifTags.Base.FocalLength] * FILM_DIAGONAL * pixels_per_mm / pixels)
 
 
 def metric_depth(depth: UInt16, camera: Camera, box: Letterbox, focal_px: float | None) -> UInt16:
@@ -140,11 +175,15 @@ def metric_depth(depth: UInt16, camera: Camera, box: Letterbox, focal_px: float 
         box: where the picture lies in the canvas.
         focal_px: of the model card: the focal length in canvas pixels that the network's depth is for, or None where
             its depth is to be taken as it is.
+
+    Returns:
+        uint16 [h, w]; invalid, too, where it is farther than the 65.535 m that 16 bits have.
     """
     if focal_px is None:
         return depth
-    scale = min(box.canvas[0] / box.size[0], box.canvas[1] / box.size[1])
-    return _times(camera.fx * scale / focal_px).take(depth)
+    scale = min(box.canvas[0] / box.size[0], box.canvas[1] / (box.size[1] * camera.stretch))
+    focal = camera.fx if camera.stretch == 1 else camera.fy
+    return _times(focal * scale / focal_px).take(depth)
 
 
 @lru_cache(maxsize=16)  # Most requests come from few cameras.
@@ -153,8 +192,8 @@ def _times(factor: float) -> UInt16:
     table = np.arange(65536, dtype=np.float32)
     table *= np.float32(factor)
     np.rint(table, out=table)
-    # What was valid stays so, even where it is too near or too far for 16 bits.
-    np.clip(table, 1, 65535, out=table)
+    np.maximum(table, 1, out=table)  # What is too near for 1 mm is still there.
+    table[table > 65535] = INVALID_DEPTH
     table[INVALID_DEPTH] = INVALID_DEPTH
     scaled: UInt16 = table.astype(np.uint16)
     return scaled

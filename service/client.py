@@ -142,6 +142,8 @@ def upload_of(picture: Picture) -> bytes:
             raise ValueError(f"pixels are uint8 [H, W, 3], not {picture.dtype} {list(picture.shape)}")
         return png.encode(picture)
     if isinstance(picture, Image.Image):
+        if picture.mode in ("I", "F"):  # Pillow would cut off what is above 255.
+            raise ValueError(f"no range is known of a picture of mode {picture.mode}; convert it to 8 bits")
         out = io.BytesIO()
         writable = picture if picture.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else picture.convert("RGB")
         writable.save(out, "PNG", compress_level=1, exif=picture.getexif())

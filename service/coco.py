@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from service.answers import CameraUsed
 from service.images import UInt8
 
 Int64 = NDArray[np.int64]
@@ -42,6 +43,7 @@ class Image(BaseModel):
     id: int = 1
     width: int
     height: int
+    camera: Annotated[CameraUsed, Field(description="What its depths are for.")]
 
 
 class Category(BaseModel):

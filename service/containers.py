@@ -50,7 +50,8 @@ def archive(parts: Sequence[Part]) -> bytes:
 
 def npz(maps: Maps) -> bytes:
     """`numpy.load` reads: `labels` uint8 [H, W]; `depth` float32 [H, W] in metres, NaN where invalid, so that it is
-    no distance by mistake; `confidence` float32 [H, W], 0 to 1; `intrinsics` float64 [3, 3]; `class_names`."""
+    no distance by mistake; `confidence` float32 [H, W], 0 to 1; `intrinsics` float64 [3, 3], and in `camera` where they
+    are from: request, exif or assumed; `class_names`."""
     depth = np.divide(maps.depth, np.float32(1000), dtype=np.float32)
     depth[maps.depth == INVALID_DEPTH] = np.nan
     camera = maps.camera
@@ -61,6 +62,7 @@ def npz(maps: Maps) -> bytes:
         depth=depth,
         confidence=np.divide(maps.confidence, np.float32(255), dtype=np.float32),
         intrinsics=np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]]),
+        camera=np.array(camera.source),
         class_names=np.array([info.name for info in maps.card.classes]),
     )
     return out.getvalue()

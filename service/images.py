@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -45,6 +45,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _HAS_AVIF = bool(features.check("avif"))
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF") + (("AVIF",) if _HAS_AVIF else ())
+
+HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
+"""Brands of what phones call HEIC, whose codec Pillow does not have."""
 
 # How a stored picture is turned to stand upright, by the value of the EXIF tag Orientation (1 is upright already).
 _UPRIGHT = {
@@ -82,7 +85,9 @@ def decode(data: bytes, max_pixels: int) -> UInt8:
     return np.asarray(image)
 
 
-def decode_to_canvas(data: bytes, max_pixels: int, sizes: Sequence[Size]) -> tuple[UInt8, Letterbox]:
+def decode_to_canvas(
+    data: bytes, max_pixels: int, sizes: Sequence[Size], stretch: float = 1.0
+) -> tuple[UInt8, Letterbox]:
     """What `fit` gives for the picture that `decode` gives, uint8 [h, w, 3] and where the picture lies in it.
 
     A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is not smaller than the canvas, at a fraction of the
@@ -91,15 +96,18 @@ def decode_to_canvas(data: bytes, max_pixels: int, sizes: Sequence[Size]) -> tup
     Raises:
         UnsupportedImage, TooManyPixels, BrokenImage: as `decode` does.
     """
-    image, size = _load(data, max_pixels, sizes)
-    return _fit(image, size, sizes)
+    image, size = _load(data, max_pixels, sizes, stretch)
+    return _fit(image, letterbox(size, sizes, stretch))
 
 
-def _load(data: bytes, max_pixels: int, sizes: Sequence[Size] | None = None) -> tuple[Image.Image, Size]:
+def _load(
+    data: bytes, max_pixels: int, sizes: Sequence[Size] | None = None, stretch: float = 1.0
+) -> tuple[Image.Image, Size]:
     """A picture file as an upright RGB image, reduced where that is enough for one of `sizes`, and its full size."""
     name = sniff(data)
     if name is None:
-        raise UnsupportedImage(f"The body is not a picture. Send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+        what = "HEIC is not read" if _brands(data) & HEIC else "The body is not a picture"
+        raise UnsupportedImage(f"{what}. Send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
     # The limit inside Pillow is a global of the process. It also guards what our own check does not see,
     # such as tiles that are larger than the picture.
     Image.MAX_IMAGE_PIXELS = max_pixels
@@ -110,7 +118,7 @@ def _load(data: bytes, max_pixels: int, sizes: Sequence[Size] | None = None) -> 
                 image.verify()
         with _open(data, name, max_pixels) as image:
             if sizes is not None and name == "JPEG":
-                return _load_reduced(image, sizes)
+                return _load_reduced(image, sizes, stretch)
             image.load()
             # Read after loading: a PNG may carry EXIF behind its pixels, and the TIFF plugin turns the picture itself.
             upright = _to_rgb(_turned(image, _turn(image)))
@@ -126,13 +134,13 @@ def _load(data: bytes, max_pixels: int, sizes: Sequence[Size] | None = None) -> 
         raise BrokenImage(f"The {name} cannot be decoded: {reason}.") from None
 
 
-def _load_reduced(jpeg: Image.Image, sizes: Sequence[Size]) -> tuple[Image.Image, Size]:
+def _load_reduced(jpeg: Image.Image, sizes: Sequence[Size], stretch: float) -> tuple[Image.Image, Size]:
     """`_load` of an opened JPEG. Where it is decoded at a smaller scale, it already has the size it gets in `_fit`."""
     width, height = jpeg.size
     turn = _turn(jpeg)
     sideways = turn in _SIDEWAYS
     full = (width, height) if sideways else (height, width)
-    box = letterbox(full, sizes)
+    box = letterbox(full, sizes, stretch)
     place = (box.height, box.width) if sideways else (box.width, box.height)
     drafted = jpeg.draft(None, place)
     jpeg.load()
@@ -158,11 +166,17 @@ def sniff(data: bytes) -> str | None:
         return "TIFF"
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
-    if _HAS_AVIF and data[4:8] == b"ftyp":
-        box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
-        brands = {box[i : i + 4] for i in range(0, len(box), 4)}
-        return "AVIF" if brands & {b"avif", b"avis"} else None
+    if _HAS_AVIF and _brands(data) & {b"avif", b"avis"}:
+        return "AVIF"
     return None
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """Of an ISO base media file, such as AVIF, HEIC and MP4, what it says it can be read as."""
+    if data[4:8] != b"ftyp":
+        return set()
+    box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    return {box[i : i + 4] for i in range(0, len(box), 4)}
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -231,12 +245,15 @@ class Letterbox:
     width: int
 
 
-def letterbox(size: Size, sizes: Sequence[Size]) -> Letterbox:
+def letterbox(size: Size, sizes: Sequence[Size], stretch: float = 1.0) -> Letterbox:
     """Place a picture of `size` into that of `sizes` that keeps most of its pixels, in the middle, in its aspect ratio.
 
     Where several sizes keep as many, the one with the least padding is taken, then the largest.
+
+    Args:
+        stretch: how many times as wide it has to be for its pixels to be square.
     """
-    height, width = size
+    height, width = size[0], size[1] * stretch
 
     def scale(canvas: Size) -> float:
         return min(canvas[0] / height, canvas[1] / width)
@@ -253,14 +270,13 @@ def letterbox(size: Size, sizes: Sequence[Size]) -> Letterbox:
     return Letterbox(size, canvas, top, left, inner_height, inner_width)
 
 
-def fit(picture: UInt8, sizes: Sequence[Size]) -> tuple[UInt8, Letterbox]:
+def fit(picture: UInt8, sizes: Sequence[Size], stretch: float = 1.0) -> tuple[UInt8, Letterbox]:
     """Bring uint8 [H, W, 3] to one of the model's sizes: the canvas, uint8 [h, w, 3], and where the picture lies."""
-    return _fit(Image.fromarray(picture), picture.shape[:2], sizes)
+    return _fit(Image.fromarray(picture), letterbox(picture.shape[:2], sizes, stretch))
 
 
-def _fit(image: Image.Image, size: Size, sizes: Sequence[Size]) -> tuple[UInt8, Letterbox]:
-    """The canvas of a picture of `size`, of which `image` may be a reduced version."""
-    box = letterbox(size, sizes)
+def _fit(image: Image.Image, box: Letterbox) -> tuple[UInt8, Letterbox]:
+    """The canvas of a picture, of which `image` may be a reduced version."""
     if image.size != (box.width, box.height):
         image = image.resize((box.width, box.height), Image.Resampling.BILINEAR)
     if (box.height, box.width) == box.canvas:
@@ -367,9 +383,10 @@ def mask_png(labels: UInt8, colors: Sequence[Color]) -> bytes:
     return png.encode(labels, palette=np.array(colors, np.uint8))
 
 
-def depth_png(depth: UInt16) -> bytes:
-    """A 16-bit grey PNG of mm, uint16 [H, W], lossless; unit, scale to metres and invalid value are in its text."""
-    return png.encode(depth, text={"unit": "mm", "scale": "0.001", "invalid": str(INVALID_DEPTH)})
+def depth_png(depth: UInt16, text: Mapping[str, str] | None = None) -> bytes:
+    """A 16-bit grey PNG of mm, uint16 [H, W], lossless; unit, scale to metres and invalid value are in its text, and
+    what is given."""
+    return png.encode(depth, text={"unit": "mm", "scale": "0.001", "invalid": str(INVALID_DEPTH), **(text or {})})
 
 
 def depth_color_png(depth: UInt16, min_m: float, max_m: float) -> bytes:

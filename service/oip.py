@@ -22,6 +22,7 @@ import math
 import struct
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
@@ -92,8 +93,20 @@ class _Output(_Part):
     parameters: _OutputParameters = _OutputParameters()
 
 
+Number = Annotated[float, Field(strict=True)]
+
+
 class _Parameters(_Part):
     binary_data_output: StrictBool = False
+    fx: Number | None = None
+    fy: Number | None = None
+    cx: Number | None = None
+    cy: Number | None = None
+    hfov: Number | None = None
+
+    def given(self) -> Given:
+        """Raises InvalidRequest where it contradicts itself."""
+        return Given(self.fx, self.fy, self.cx, self.cy, self.hfov)
 
 
 class InferenceRequest(_Part):
@@ -237,7 +250,7 @@ async def infer(service: Pipeline, body: bytes, header_length: int | None, name:
     if len(pictures) > service.settings.queue_size:
         raise TooManyPictures(f"At most {service.settings.queue_size} pictures fit in the queue of this server.")
     with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
-        decoded = await _decode(service, pictures)
+        decoded = await _decode(service, pictures, request.parameters.given())
         decode_s = time.perf_counter() - start
         results = await _all([service.batcher.infer(canvas) for canvas, _ in decoded])
         encode_start = time.perf_counter()
@@ -253,13 +266,13 @@ async def infer(service: Pipeline, body: bytes, header_length: int | None, name:
     return answer
 
 
-async def _decode(service: Pipeline, pictures: list[bytes] | UInt8) -> list[tuple[UInt8, Seen]]:
+async def _decode(service: Pipeline, pictures: list[bytes] | UInt8, given: Given) -> list[tuple[UInt8, Seen]]:
     """decode -> fit, one after the other: together they may have no more pixels than one picture."""
     limit = service.settings.max_pixels
     decoded: list[tuple[UInt8, Seen]] = []
     total = 0
     for picture in pictures:
-        canvas, seen = await service.pixels.run(decode, picture, Given())
+        canvas, seen = await service.pixels.run(decode, picture, given)
         size, first = seen.box.size, decoded[0][1].box.size if decoded else seen.box.size
         total += size[0] * size[1]
         if total > limit:
@@ -313,7 +326,10 @@ def _render(
         else:
             described["data"] = [value for plane in planes for value in plane.ravel().tolist()]
         outputs.append(described)
-    content = {"model_name": name, "model_version": fixed.card.version, "outputs": outputs}
+    content: dict[str, Any] = {"model_name": name, "model_version": fixed.card.version, "outputs": outputs}
+    cameras_used = {seen.camera for seen in pictures}
+    if len(cameras_used) == 1:  # A parameter has one value; pictures by several cameras are told apart by their EXIF.
+        content["parameters"] = asdict(cameras_used.pop())
     if id_ is not None:
         content["id"] = id_
     text = json.dumps(content, separators=(",", ":")).encode()

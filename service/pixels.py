@@ -88,9 +88,9 @@ def decode(fixed: Fixed, picture: bytes | UInt8, given: Given) -> tuple[UInt8, S
     start = time.perf_counter()
     sizes = fixed.card.input.sizes
     if isinstance(picture, bytes):
-        canvas, box = images.decode_to_canvas(picture, fixed.max_pixels, sizes)
+        canvas, box = images.decode_to_canvas(picture, fixed.max_pixels, sizes, given.stretch)
     else:
-        canvas, box = images.fit(picture, sizes)
+        canvas, box = images.fit(picture, sizes, given.stretch)
     # Pixels have no EXIF: without `given`, their camera is assumed.
     camera = cameras.camera_of(picture if isinstance(picture, bytes) else b"", box.size, given)
     return canvas, Seen(box, camera, time.perf_counter() - start)

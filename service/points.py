@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from bisect import bisect_left
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +77,7 @@ def ply(points: Points, maps: Maps) -> bytes:
         "comment metres in camera coordinates: x to the right, y down, z forward",
         f"comment camera fx {camera.fx:.10g} fy {camera.fy:.10g} cx {camera.cx:.10g} cy {camera.cy:.10g} "
         f"width {width} height {height}",
+        f"comment camera is {camera.source}",
         f"element vertex {len(vertices)}",
         *(f"property {'float' if type_ == '<f4' else 'uchar'} {name}" for name, type_ in fields),
         "end_header\n",
@@ -88,9 +90,11 @@ def ply(points: Points, maps: Maps) -> bytes:
 FLOAT, UNSIGNED_SHORT, ARRAY_BUFFER, POINTS = 5126, 5123, 34962, 0
 
 
-def glb(points: Points) -> bytes:
-    """A glTF binary of points in metres, y up and the camera looking along -z, as glTF wants it."""
-    asset: dict[str, Any] = {"asset": {"version": "2.0", "generator": "segdepth"}, "scene": 0, "scenes": [{}]}
+def glb(points: Points, maps: Maps) -> bytes:
+    """A glTF binary of points in metres, y up and the camera looking along -z, as glTF wants it. The camera is in the
+    `extras` of its asset."""
+    about = {"version": "2.0", "generator": "segdepth", "extras": asdict(maps.camera)}
+    asset: dict[str, Any] = {"asset": about, "scene": 0, "scenes": [{}]}
     if not len(points.xyz):
         return _glb(asset, b"")  # An accessor must not be empty.
     xyz = points.xyz * np.array([1, -1, -1], np.float32)

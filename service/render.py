@@ -31,7 +31,7 @@ def render(maps: Maps, output: Output, options: Options, trace: Trace) -> Render
         case "ply":
             body = points.ply(points.cloud(maps, options), maps)
         case "glb":
-            body = points.glb(points.cloud(maps, options))
+            body = points.glb(points.cloud(maps, options), maps)
         case "coco":
             body = _coco(maps)
         case _:
@@ -45,7 +45,7 @@ def picture(maps: Maps, output: Output, options: Options) -> bytes:
         case "mask":
             return images.mask_png(maps.labels, maps.colors)
         case "depth":
-            return images.depth_png(maps.depth)
+            return images.depth_png(maps.depth, maps.camera.as_text())
         case "depth_color":
             return images.depth_color_png(maps.depth, maps.card.depth.min_m, maps.card.depth.max_m)
         case "confidence":
@@ -92,7 +92,7 @@ def _coco(maps: Maps) -> bytes:
         for k, (id_, mask) in enumerate(masks, start=1)
     ]
     document = coco.Coco(
-        images=[coco.Image(width=width, height=height)],
+        images=[coco.Image(width=width, height=height, camera=answers.camera_used(maps))],
         annotations=annotations,
         categories=[coco.Category(id=info.id, name=info.name) for info in maps.card.classes],
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, params
 
 from service.answers import Answer, Live, Ready
 from service.cameras import Given
@@ -90,6 +90,30 @@ async def options_of_query(
     return Options(camera, pictures, color, max_points, min_confidence)
 
 
+def query_parameters() -> dict[str, Any]:
+    """The query parameters of a prediction besides `output`: their types, with bounds and descriptions, by name."""
+    hints = {**get_type_hints(given_of_query, include_extras=True)}
+    hints.update(get_type_hints(options_of_query, include_extras=True))
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if any(isinstance(one, params.Query) for one in getattr(hint, "__metadata__", ()))
+    }
+
+
+PARAMETERS = (*query_parameters(), "output")
+
+
+async def _refuse_unknown(request: Request) -> None:
+    """A misspelt camera would be an assumed one, whose depth looks no different.
+
+    Raises:
+        InvalidRequest: a query parameter that there is none of.
+    """
+    if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
+        raise InvalidRequest(f"There is no parameter {unknown[0]!r:.50}; there are {', '.join(PARAMETERS)}.")
+
+
 EachWanted = Annotated[Output, Query(description="What to answer each picture with.")]
 FromQuery = Annotated[Options, Depends(options_of_query)]
 Wanted = Annotated[
@@ -151,6 +175,7 @@ _UPLOADS = {
         **describe_problems(406, 408, 413, 415, 422, 500, 503, 504),
     },
     openapi_extra={"requestBody": _UPLOAD},
+    dependencies=[Depends(_refuse_unknown)],
 )
 async def predict(
     request: Request, service: Service, timeout_s: Timeout, options: FromQuery, output: Wanted = None
@@ -173,7 +198,7 @@ async def predict(
     wanted = negotiate(request.headers.get("accept", "*/*"), output)
     options.check(wanted)
     service.batcher.require_ready()
-    upload = await read_upload(request, service.settings.max_bytes)
+    upload = await read_upload(request, service.settings.max_bytes, PARAMETERS)
     body, media_type = await within(request, timeout_s, service.predict(upload, wanted, options))
     return Response(body, media_type=media_type)
 
@@ -189,6 +214,7 @@ async def predict(
         **describe_problems(406, 408, 413, 415, 422, 500, 503, 504),
     },
     openapi_extra={"requestBody": _UPLOADS},
+    dependencies=[Depends(_refuse_unknown)],
 )
 async def predict_batch(
     request: Request, service: Service, timeout_s: Timeout, options: FromQuery, output: EachWanted = "json"
@@ -202,7 +228,7 @@ async def predict_batch(
     media_type = negotiate_batch(request.headers.get("accept", "*/*"), output)
     options.check(output)
     service.batcher.require_ready()
-    uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files)
+    uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, PARAMETERS)
     answers = await within(request, timeout_s, _all_answers(service, uploads, output, options))
     if media_type == JSON:
         return Response(b"[" + b",".join(answer.body for answer in answers) + b"]", media_type=JSON)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import FormData, UploadFile
@@ -40,18 +40,19 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join([chunk async for chunk in _counted(request, max_bytes)])
 
 
-async def read_upload(request: Request, max_bytes: int) -> bytes:
-    """The bytes of the uploaded file.
+async def read_upload(request: Request, max_bytes: int, elsewhere: Collection[str]) -> bytes:
+    """The bytes of the uploaded file. Form fields that `elsewhere` names belong into the query.
 
     Raises:
         UnsupportedEncoding: the body is compressed.
         BodyTooLarge: by Content-Length or by counting. The rest of the body is unread.
-        InvalidRequest: nothing, an empty file, several files, no field `file`, or a broken form.
+        InvalidRequest: nothing, an empty file, several files, no field `file`, one of `elsewhere`, or a broken form.
     """
     if not _is_form(request):
         data = await read_body(request, max_bytes)
     else:
         async with _form(request, _counted(request, max_bytes), max_files=8) as form:
+            _refuse_fields(form, elsewhere)
             files = form.getlist(FIELD)
             if len(files) > 1:
                 raise InvalidRequest(f"The form has {len(files)} fields '{FIELD}'; send one picture per request.")
@@ -63,17 +64,19 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
     return data
 
 
-async def read_uploads(request: Request, max_bytes: int, max_files: int) -> list[bytes]:
-    """The bytes of each file in the form fields `files` and `file`, in their order; some may be empty.
+async def read_uploads(request: Request, max_bytes: int, max_files: int, elsewhere: Collection[str]) -> list[bytes]:
+    """The bytes of each file in the form fields `files` and `file`, in their order; some may be empty. Form fields that
+    `elsewhere` names belong into the query.
 
     Raises:
         UnsupportedEncoding: the body is compressed.
         BodyTooLarge: all together, by Content-Length or by counting. The rest of the body is unread.
-        InvalidRequest: not a form, a broken one, too many files, or none in these fields.
+        InvalidRequest: not a form, a broken one, too many files, none in these fields, or one of `elsewhere`.
     """
     if not _is_form(request):
         raise InvalidRequest(f"Send the pictures as multipart/form-data, each in a field '{FIELDS[0]}'.")
     async with _form(request, _counted(request, max_bytes), max_files) as form:
+        _refuse_fields(form, elsewhere)
         uploads = [await _content(name, value) for name, value in form.multi_items() if name in FIELDS]
         if not uploads:
             raise InvalidRequest(f"The form has no field '{FIELDS[0]}' (it has {_names(form)}).")
@@ -111,6 +114,12 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], max_files
         raise InvalidRequest(f"The multipart form cannot be read: {error.message}") from None
     finally:
         parser.close()
+
+
+def _refuse_fields(form: FormData, elsewhere: Collection[str]) -> None:
+    for name in form:
+        if name in elsewhere:
+            raise InvalidRequest(f"'{name}' is a parameter of the query (?{name}=...), not a field of the form.")
 
 
 def _names(form: FormData) -> str:

@@ -26,7 +26,7 @@ from service_process import ROOT, Server, environment
 
 from benchmarks import bulk as benchmark
 from benchmarks.common import free_port
-from service import bulk, bulk_inputs, cli
+from service import bulk, bulk_inputs, cli, routes
 from service.bulk import Progress, for_many, write_atomically
 from service.bulk_inputs import Failure, Inputs, Job, UsageError
 from service.outputs import Output
@@ -208,7 +208,7 @@ def test_videos_without_a_decoder(photos: Path, monkeypatch: pytest.MonkeyPatch)
 def test_options_are_those_of_the_server() -> None:
     parameters = fake_app(FakeEngine()).openapi()["paths"]["/predict"]["post"]["parameters"]
     names = {one["name"] for one in parameters if one["in"] == "query"}
-    assert set(bulk.query_parameters()) == names - {"output"}
+    assert set(routes.query_parameters()) == names - {"output"}
     parser = argparse.ArgumentParser()
     bulk.add_arguments(parser)
     assert {f"--{name.replace('_', '-')}" for name in names} <= set(parser._option_string_actions)
@@ -324,6 +324,7 @@ def test_bad_pictures_do_not_stop_the_others(
 ) -> None:
     (photos / "aa.jpg").write_bytes(WIDE[:200])
     (photos / "sub" / "text.png").write_text("hello")
+    (photos / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     (photos / "gone.png").symlink_to("nowhere")
     (photos / "empty.png").write_bytes(b"")
     for number, how in enumerate((["--model", tiny_model], ["--url", server.url])):
@@ -331,9 +332,10 @@ def test_bad_pictures_do_not_stop_the_others(
         assert predict(photos, "--out", out, "--output", "mask", *how) == 1
         assert list(files(out)) == ["a.mask.png", "b.mask.png", "sub/c.mask.png"]
         said = capsys.readouterr().err
-        assert "4 failed:" in said and "3 done" in said
+        assert "5 failed:" in said and "3 done" in said
         assert f"  {photos / 'aa.jpg'}: The JPEG cannot be decoded" in said
         assert f"  {photos / 'sub' / 'text.png'}: The body is not a picture" in said
+        assert f"  {photos / 'phone.HEIC'}: HEIC is not read" in said
         assert f"  {photos / 'gone.png'}: No such file or directory" in said
         assert f"  {photos / 'empty.png'}: " in said
 

@@ -200,8 +200,8 @@ def test_every_problem_of_the_server_has_its_exception() -> None:
 
 @BOTH
 def test_maps_are_those_of_the_server(server: Server, kind: str) -> None:
-    room = predict(kind, server.url, options={"fx": 80, "fy": 70, "cx": 30, "cy": 20})
-    query = "fx=80&fy=70&cx=30&cy=20"
+    room = predict(kind, server.url, options={"fx": 80, "fy": 79, "cx": 30, "cy": 20})
+    query = "fx=80&fy=79&cx=30&cy=20"
     npz = np.load(io.BytesIO(httpx.post(f"{server.url}/predict?output=npz&{query}", content=PICTURE).content))
     assert (room.labels.dtype, room.depth.dtype, room.confidence.dtype) == (np.uint8, np.float32, np.float32)
     assert np.array_equal(room.labels, npz["labels"])
@@ -326,7 +326,7 @@ def test_mask_and_overlay_are_those_of_the_server(server: Server) -> None:
 def test_points_are_those_of_the_server(server: Server, ours: Any, query: Any) -> None:
     picture = quadrants()
     picture[:10, :10] = 200
-    camera = {"fx": 80.0, "fy": 70.0, "cx": 30.0, "cy": 20.0}
+    camera = {"fx": 80.0, "fy": 79.0, "cx": 30.0, "cy": 20.0}
     with Client(server.url) as client:
         cloud = client.predict(picture, **camera).point_cloud(**ours)
         ply = trimesh.load(io.BytesIO(client.download(picture, "ply", **camera, **query)), file_type="ply")
@@ -336,6 +336,12 @@ def test_points_are_those_of_the_server(server: Server, ours: Any, query: Any) -
     assert cloud.xyz.dtype == np.float32 and cloud.rgb.dtype == cloud.labels.dtype == np.uint8
     with pytest.raises(ValueError, match="max_points"):
         predict("sync", server.url).point_cloud(max_points=0)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pictures_of_an_unknown_range_are_refused(server: Server, mode: str) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode}; convert it to 8 bits"):
+        predict("sync", server.url, Image.new(mode, (64, 48)))
 
 
 @BOTH

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from service_client import FakeEngine, ask, check_problem, encode, fake_app, opened, quadrants
 from service_onnx import card, write_model
 from service_process import start
 
 from benchmarks import served_quality
+from service import images
 from service.cameras import Camera, Given, camera_of, exif_focal_35mm, metric_depth
 from service.card import ModelCard
 from service.errors import InvalidRequest
@@ -65,6 +66,37 @@ def test_exif(format: str) -> None:
 def test_only_sensible_exif_counts(focal: int, read: float | None) -> None:
     assert exif_focal_35mm(with_exif(focal)) == read
     assert camera_of(with_exif(focal), (48, 64), Given()).source == ("assumed" if read is None else "exif")
+
+
+def with_sensor(**tags: Any) -> bytes:
+    """A lens of 16 mm before a sensor of 36 x 24 mm that gives 6000 x 4000 pixels."""
+    known = {"FocalLength": 16.0, "FocalPlaneXResolution": 6000 / 36 * 25.4, "FocalPlaneResolutionUnit": 2}
+    exif = Image.Exif()
+    ifd = exif.get_ifd(0x8769)
+    for name, value in {**known, "ExifImageWidth": 6000, "ExifImageHeight": 4000, **tags}.items():
+        if value is not None:
+            ifd[ExifTags.Base[name].value] = value
+    return encode(quadrants(), "JPEG", exif=exif.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("tags", "film_mm"),
+    [
+        ({}, 16),
+        ({"FocalPlaneXResolution": 6000 / 3.6, "FocalPlaneResolutionUnit": 3}, 16),
+        ({"FocalPlaneXResolution": 6000 / 22.3 * 25.4}, 16 * 36 / 22.3),  # a smaller sensor
+        ({"FocalLengthIn35mmFilm": 26}, 26),
+        ({"FocalLengthIn35mmFilm": 0}, 16),
+        ({"FocalPlaneResolutionUnit": 1}, None),
+        ({"FocalPlaneXResolution": 0}, None),
+        ({"FocalPlaneXResolution": None}, None),
+        ({"FocalLength": 0}, None),
+        ({"ExifImageWidth": None}, None),
+    ],
+)
+def test_exif_of_the_sensor(tags: dict[str, Any], film_mm: float | None) -> None:
+    found = exif_focal_35mm(with_sensor(**tags))
+    assert found == (None if film_mm is None else pytest.approx(film_mm, rel=1e-4))
 
 
 def test_corrupt_exif_is_ignored() -> None:
@@ -149,7 +181,8 @@ def test_depth_goes_with_the_focal_length() -> None:
     depth = np.array([[0, 1, 1000, 1001, 40000, 65535]], np.uint16)
     box = letterbox((100, 600), [(10, 60)])  # the canvas shows the picture at a tenth
     camera = Camera(300, 300, 0, 0, "request")  # 30 pixels of the canvas
-    assert metric_depth(depth, camera, box, 20.0).tolist() == [[0, 2, 1500, 1502, 60000, 65535]]
+    # 98.302 m are more than 16 bits have.
+    assert metric_depth(depth, camera, box, 20.0).tolist() == [[0, 2, 1500, 1502, 60000, 0]]
     assert metric_depth(depth, camera, box, 90.0).tolist() == [[0, 1, 333, 334, 13333, 21845]]
     assert metric_depth(depth, camera, box, 30.0).tolist() == depth.tolist()
     assert metric_depth(depth, camera, box, None) is depth
@@ -160,6 +193,40 @@ def test_the_scale_is_that_of_the_side_that_fills_the_canvas() -> None:
     # The other side, 60 * 3 / 3000 pixels, is rounded up to one, which would be 16 times as much.
     box = letterbox((3000, 3), [(60, 60)])
     assert metric_depth(np.array([[1000]], np.uint16), Camera(500, 500, 0, 0, "request"), box, 10.0) == 1000
+
+
+@pytest.mark.parametrize("squeezed", [(480, 320), (240, 640)])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_pixels_that_are_not_square(squeezed: tuple[int, int], format: str, orientation: int) -> None:
+    """The network sees the picture as it would be with square ones, and its depth is scaled as of that one."""
+    sizes = [(48, 64), (64, 48)]
+    upright, focal = np.asarray(Image.fromarray(quadrants(480, 640)).resize((640, 480))), 500.0
+    height, width = squeezed
+    fx, fy = focal * width / 640, focal * height / 480
+    given = Given(fx, fy)
+    picture = Image.fromarray(upright).resize((width, height), Image.Resampling.BOX)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    if orientation == 6:  # Stored as a camera held upright does.
+        picture = picture.transpose(Image.Transpose.ROTATE_90)
+    data = encode(np.asarray(picture), format, exif=exif.tobytes())
+    canvas, box = images.decode_to_canvas(data, 10**6, sizes, given.stretch)
+    expected, square = images.fit(upright, sizes)
+    assert (box.size, box.canvas, box.height, box.width) == (squeezed, (48, 64), 48, 64)
+    assert np.abs(canvas.astype(int) - expected).mean() < 3
+    depth = np.full((48, 64), 1000, np.uint16)
+    of_square = metric_depth(depth, camera_of(b"", (480, 640), Given(focal)), square, 40.0)
+    assert (metric_depth(depth, camera_of(b"", squeezed, given), box, 40.0) == of_square).all()
+    assert of_square[0, 0] == 1250
+
+
+def test_a_calibration_is_not_so_exact_that_pixels_would_not_be_square() -> None:
+    assert Given(500, 505).stretch == 1
+    assert Given(500, 520).stretch == pytest.approx(1.04)
+    assert Given(500, 1e9).stretch == pytest.approx(2e6)
+    for impossible in (Given(math.inf, 5), Given(0, 5), Given(500, math.nan), Given(-500, 500)):
+        assert impossible.stretch == 1
 
 
 class Metric(FakeEngine):
@@ -182,18 +249,77 @@ RAW = 1000 + 10 * ROWS + COLUMNS
 
 def test_the_answer_names_the_camera_and_its_depth_is_for_it() -> None:
     app = fake_app(Metric())
-    response = ask(lambda c: c.post("/predict?fx=100&fy=90&cx=30&cy=20", content=PICTURE), app)
+    response = ask(lambda c: c.post("/predict?fx=100&fy=99&cx=30&cy=20", content=PICTURE), app)
     assert np.array_equal(depth_of(response), 2 * RAW)
     body = response.json()
     hfov = math.degrees(math.atan(0.305) + math.atan(0.335))
     assert body["camera"] == {
-        **{"fx": 100.0, "fy": 90.0, "cx": 30.0, "cy": 20.0},
+        **{"fx": 100.0, "fy": 99.0, "cx": 30.0, "cy": 20.0},
         **{"hfov_deg": round(hfov, 4), "source": "request"},
     }
     assert (body["depth"]["min_m"], body["depth"]["max_m"]) == (2.0, 3.066)
     red = next(c for c in body["segmentation"]["classes"] if c["name"] == "red")
     assert red["median_depth_m"] == float(np.median(2 * RAW[:24, :32])) / 1000
     assert body["model"]["name"] == "tiny"
+
+
+INFER = "/v2/models/segdepth/infer"
+
+
+def inference(*pictures: bytes, **parameters: Any) -> dict[str, Any]:
+    data = [base64.b64encode(picture).decode() for picture in pictures]
+    tensor = {"name": "image", "shape": [len(pictures)], "datatype": "BYTES", "data": data}
+    return {"inputs": [tensor], "parameters": parameters}
+
+
+def test_the_inference_protocol_takes_a_camera_and_names_it() -> None:
+    camera = {"fx": 100, "fy": 99.5, "cx": 30, "cy": 20}
+    body = ask(
+        lambda c: c.post(INFER, json=inference(PICTURE, PICTURE, **camera, timeout=7)), fake_app(Metric())
+    ).json()
+    assert body["parameters"] == {**camera, "source": "request"}
+    depth = next(output for output in body["outputs"] if output["name"] == "depth")
+    assert np.array_equal(np.reshape(depth["data"], depth["shape"]), np.stack([2 * RAW] * 2))
+    # Pictures by different cameras have no one camera.
+    body = ask(lambda c: c.post(INFER, json=inference(PICTURE, with_exif(26))), fake_app(Metric())).json()
+    assert "parameters" not in body
+    body = ask(lambda c: c.post(INFER, json=inference(with_exif(26))), fake_app(Metric())).json()
+    assert body["parameters"]["source"] == "exif"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "reason"),
+    [
+        ({"fx": 0}, 422, "between 3.2 and 6400 pixels"),
+        ({"fx": 60, "hfov": 60}, 422, "give one of them"),
+        ({"hfov": 180}, 422, "between 1 and 179"),
+        ({"fx": "60"}, 400, "parameters.fx"),
+        ({"fx": True}, 400, "parameters.fx"),
+    ],
+)
+def test_impossible_cameras_of_the_inference_protocol(parameters: dict[str, Any], status: int, reason: str) -> None:
+    answer = ask(lambda c: c.post(INFER, json=inference(PICTURE, **parameters)))
+    assert answer.status_code == status
+    assert reason in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+@pytest.mark.parametrize("query", ["hfow=90", "fx=60&Fy=60", "file=x", "intrinsics=1,2,3,4"])
+def test_unknown_parameters_are_refused(path: str, query: str) -> None:
+    """A camera that is misspelt would be an assumed one."""
+    files = {"file": ("a.png", PICTURE)}
+    problem = check_problem(ask(lambda c: c.post(f"{path}?{query}", files=files)), 422)
+    name = query.partition("&")[2] or query
+    assert f"no parameter '{name.partition('=')[0]}'" in problem["detail"]
+    assert "fx, fy, cx, cy, hfov, pictures" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_parameters_are_no_fields_of_a_form(path: str) -> None:
+    files = {"file": ("a.png", PICTURE)}
+    problem = check_problem(ask(lambda c: c.post(path, files=files, data={"fx": "60"})), 422)
+    assert problem["detail"] == "'fx' is a parameter of the query (?fx=...), not a field of the form."
+    assert ask(lambda c: c.post(path, files=files, data={"note": "60"})).status_code == 200
 
 
 def test_single_pngs_are_scaled_too() -> None:

@@ -158,6 +158,12 @@ def test_what_is_no_picture(data: bytes) -> None:
         decode(data)
 
 
+@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heix"])
+def test_heic_is_named(brands: bytes) -> None:
+    with pytest.raises(UnsupportedImage, match=r"HEIC is not read\. Send JPEG"):
+        decode((8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(40))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
 def test_truncated(format: str, keep: float) -> None:
@@ -242,7 +248,7 @@ def exif(orientation: int) -> Image.Exif:
 def reduced_size(data: bytes, sizes: list[tuple[int, int]]) -> tuple[int, int]:
     """Width and height in which the pixels are decoded."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        images._load_reduced(image, sizes)
+        images._load_reduced(image, sizes, 1.0)
         return image.size
 
 

@@ -52,7 +52,7 @@ class Holes(FakeEngine):
 
 DEPTH = 1000 + 10 * ROWS + COLUMNS
 DEPTH[2:12, 3:13] = 0
-CAMERA = "fx=80&fy=70&cx=30&cy=20"
+CAMERA = "fx=80&fy=79&cx=30&cy=20"
 
 
 def post(query: str, picture: bytes = PICTURE, app: FastAPI | None = None, accept: str = "*/*") -> httpx.Response:
@@ -111,7 +111,7 @@ def test_figures_of_classes() -> None:
         "p5_depth_m": round(float(np.percentile(valid, 5)) / 1000, 4),
         "p95_depth_m": round(float(np.percentile(valid, 95)) / 1000, 4),
         "nearest": {"u": 0, "v": 0, "depth_m": 1.0},
-        "area_m2": round(float(((valid / 1000) ** 2).sum() / (80 * 70)), 4),
+        "area_m2": round(float(((valid / 1000) ** 2).sum() / (80 * 79)), 4),
     }
 
 
@@ -221,14 +221,22 @@ def test_npz() -> None:
     response = post(f"output=npz&{CAMERA}")
     assert response.headers["content-type"] == "application/x-npz"
     arrays = np.load(io.BytesIO(response.content), allow_pickle=False)
-    assert list(arrays) == ["labels", "depth", "confidence", "intrinsics", "class_names"]
+    assert list(arrays) == ["labels", "depth", "confidence", "intrinsics", "camera", "class_names"]
     assert [arrays[name].dtype for name in ("labels", "depth", "confidence")] == [np.uint8, np.float32, np.float32]
     assert np.array_equal(arrays["labels"], LABELS)
     assert np.array_equal(np.isnan(arrays["depth"]), DEPTH == 0)
     assert np.array_equal(np.rint(np.nan_to_num(arrays["depth"]) * 1000), DEPTH)
     assert np.allclose(arrays["confidence"], 4 * COLUMNS / 255)
-    assert arrays["intrinsics"].tolist() == [[80, 0, 30], [0, 70, 20], [0, 0, 1]]
+    assert arrays["intrinsics"].tolist() == [[80, 0, 30], [0, 79, 20], [0, 0, 1]]
+    assert arrays["camera"] == "request"
     assert arrays["class_names"][4] == "blue"
+
+
+def test_a_depth_png_says_what_its_depth_is_for() -> None:
+    text = opened(post(f"output=depth&{CAMERA}").content).text
+    camera = {"fx": "80", "fy": "79", "cx": "30", "cy": "20", "camera": "request"}
+    assert text == {"unit": "mm", "scale": "0.001", "invalid": "0", **camera}
+    assert opened(post("output=depth").content).text["camera"] == "assumed"
 
 
 # --- points
@@ -244,12 +252,13 @@ def test_ply_points_lie_where_the_pinhole_camera_puts_them() -> None:
     cloud = ply_of(response)
     v, u = np.nonzero(DEPTH)
     z = DEPTH[v, u] / 1000
-    expected = np.stack([(u - 30) * z / 80, (v - 20) * z / 70, z], axis=1)
+    expected = np.stack([(u - 30) * z / 80, (v - 20) * z / 79, z], axis=1)
     assert cloud.vertices.shape == expected.shape
     assert np.abs(cloud.vertices - expected).max() < 1e-6
     assert np.array_equal(cloud.colors[:, :3], quadrants()[v, u])
     header = response.content[: response.content.index(b"end_header")].decode()
-    assert "comment camera fx 80 fy 70 cx 30 cy 20 width 64 height 48" in header
+    assert "comment camera fx 80 fy 79 cx 30 cy 20 width 64 height 48" in header
+    assert "comment camera is request" in header
     assert len(response.content) == len(header) + len("end_header\n") + 16 * len(z)
     labels = np.frombuffer(response.content[len(header) + 11 :], np.uint8).reshape(-1, 16)[:, 15]
     assert np.array_equal(labels, LABELS[v, u])
@@ -326,6 +335,7 @@ def test_glb() -> None:
     (cloud,) = trimesh.load(io.BytesIO(response.content), file_type="glb").geometry.values()
     assert np.allclose(cloud.vertices, ply * [1, -1, -1], atol=1e-6)
     asset, binary = glb_of(response.content)
+    assert asset["asset"]["extras"] == {"fx": 80, "fy": 79, "cx": 30, "cy": 20, "source": "request"}
     position, color = asset["accessors"]
     assert np.allclose(position["min"], cloud.vertices.min(axis=0)) and position["count"] == len(ply)
     assert np.allclose(position["max"], cloud.vertices.max(axis=0))
@@ -361,7 +371,7 @@ def test_no_points_at_all() -> None:
 def test_coco() -> None:
     response = post("output=coco", accept="application/json")
     body = response.json()
-    assert body["images"] == [{"id": 1, "width": 64, "height": 48}]
+    assert body["images"] == [{"id": 1, "width": 64, "height": 48, "camera": post("").json()["camera"]}]
     assert body["categories"][1] == {"id": 1, "name": "red"}
     assert [a["category_id"] for a in body["annotations"]] == [1, 2, 4, 7]
     boxes = [[0, 0, 32, 24], [32, 0, 32, 24], [0, 24, 32, 24], [32, 24, 32, 24]]

@@ -213,7 +213,7 @@ class FolderDataset(Dataset[Sample]):
         self.auxiliary_tasks = tuple(auxiliary_tasks)
         self.focal = focal
         if focal:
-            self._refuse_without_intrinsics("--focal needs", "train without --focal")
+            self._refuse_without_intrinsics("--focal needs", "train without --focal, for the depth of one camera")
         if "normals" in self.auxiliary_tasks:
             self._refuse_without_intrinsics(
                 "normals need", 'train without normals: --options \'{"auxiliary_tasks": ["edges"]}\''

@@ -103,7 +103,7 @@ def _check_maps(info: DatasetInfo, names: list[str], report: Report) -> None:
     without = len(known - info.intrinsics.keys())
     if without:
         report.warnings.append(
-            f"{without} of {len(known)} pictures have no intrinsics: no normals, no metric 3-D of them"
+            f"{without} of {len(known)} pictures have no intrinsics: no normals, no --focal, no metric 3-D of them"
         )
     for key, values in (("intrinsics", info.intrinsics), ("cameras", info.cameras)):
         if unknown := values.keys() - known:
