@@ -12,6 +12,8 @@ Whatever a file does inside Pillow ends as a `Problem` with a 4xx status.
 from __future__ import annotations
 
 import io
+import re
+import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,16 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 _HAS_AVIF = bool(features.check("avif"))
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF") + (("AVIF",) if _HAS_AVIF else ())
 
+MAX_SCANS = 100
+"""Of a JPEG; cameras and encoders write up to 20."""
+MAX_SEGMENTS = 10_000
+"""Of a JPEG; the most that a tool has a reason for are a thousand, of a depth map in XMP."""
+MAX_CHUNKS = 50_000
+"""Of a PNG: 50 million pixels in chunks of 4 KiB, should they be noise."""
+MAX_TILES = 100_000
+"""Of a TIFF: as many strips as no picture has rows."""
+TIFF_OFFSETS = (273, 324)
+"""The tags of the places of strips and tiles."""
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 """Brands of what phones call HEIC, whose codec Pillow does not have."""
 
@@ -59,6 +71,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""Of a JPEG's segment; the others are within the data of a scan."""
 _SIDEWAYS = {
     Image.Transpose.TRANSPOSE,
     Image.Transpose.ROTATE_270,
@@ -108,6 +122,7 @@ def _load(
     if name is None:
         what = "HEIC is not read" if _brands(data) & HEIC else "The body is not a picture"
         raise UnsupportedImage(f"{what}. Send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    _refuse_endless(data, name)
     # The limit inside Pillow is a global of the process. It also guards what our own check does not see,
     # such as tiles that are larger than the picture.
     Image.MAX_IMAGE_PIXELS = max_pixels
@@ -132,6 +147,57 @@ def _load(
         if isinstance(error, UnidentifiedImageError):
             reason = "its header is damaged or cut off"
         raise BrokenImage(f"The {name} cannot be decoded: {reason}.") from None
+
+
+def _refuse_endless(data: bytes, name: str) -> None:
+    """Raises BrokenImage for a file that would take a core for minutes, since it has many more parts than its pixels
+    need."""
+    if (
+        (name == "JPEG" and _has_endless_segments(data))
+        or (name == "PNG" and _has_endless_chunks(data))
+        or (name == "TIFF" and _tiff_tiles(data) > MAX_TILES)
+    ):
+        raise BrokenImage(f"The {name} has more parts than any camera writes.")
+
+
+def _has_endless_chunks(png: bytes) -> bool:
+    """Whether it has too many chunks, which Pillow reads one by one."""
+    position = 8
+    for _ in range(MAX_CHUNKS):
+        if position >= len(png):
+            return False
+        position += 12 + int.from_bytes(png[position : position + 4], "big")
+    return True
+
+
+def _has_endless_segments(jpeg: bytes) -> bool:
+    """Whether it has too many segments, or too many of those that take time, up to the end of the first picture."""
+    position = segments = slow = 0
+    while (found := _MARKER.search(jpeg, position)) and found[0] != b"\xff\xd9":
+        position = found.end()
+        if found[0] == b"\xff\xd8":  # The beginning, which has no length.
+            continue
+        segments += 1
+        # Each scan goes over all pixels, and Pillow joins the EXIF of one segment after the other.
+        slow += found[0] == b"\xff\xda" or jpeg.startswith(b"Exif", position + 2)
+        if segments > MAX_SEGMENTS or slow > MAX_SCANS:
+            return True
+        position += int.from_bytes(jpeg[position : position + 2], "big")
+    return False
+
+
+def _tiff_tiles(data: bytes) -> int:
+    """How many strips or tiles the first picture of a TIFF has, by its directory; 0 of a broken one."""
+    order = "<" if data.startswith(b"I") else ">"
+    offset, count, entry, value = (8, "Q", 20, "HHQ") if data[2:4] in (b"+\0", b"\0+") else (4, "H", 12, "HHI")
+    try:
+        (start,) = struct.unpack_from(order + ("Q" if entry == 20 else "I"), data, offset)
+        (entries,) = struct.unpack_from(order + count, data, start)
+        first = start + struct.calcsize(order + count)
+        tags = (struct.unpack_from(order + value, data, first + entry * k) for k in range(min(entries, 65536)))
+        return max((n for tag, _, n in tags if tag in TIFF_OFFSETS), default=0)
+    except struct.error:
+        return 0
 
 
 def _load_reduced(jpeg: Image.Image, sizes: Sequence[Size], stretch: float) -> tuple[Image.Image, Size]:

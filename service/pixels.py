@@ -182,8 +182,11 @@ class Pixels:
         """
         where = self._in_worker if self._workers else self._here
         inside = copy_context()  # So that what is logged has the request's id.
-        work = partial(inside.run, where, job, args, kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        work: list[Callable[[], T]] = [partial(inside.run, where, job, args, kwargs)]
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, _only, work)
+        finally:
+            work.clear()  # The executor keeps what was cancelled until its turn, which must not keep the picture.
 
     def _here(self, job: Callable[..., T], args: Any, kwargs: Any) -> T:
         return job(self._fixed, *args, **kwargs)
@@ -219,6 +222,10 @@ class Pixels:
         except (EOFError, OSError) as error:
             log.error("no new pixel process could be started: %s", error)
             raise
+
+
+def _only(work: list[Callable[[], T]]) -> T:
+    return work.pop()()
 
 
 class _Worker:

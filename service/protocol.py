@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import sys
+import termios
+from contextlib import suppress
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -24,6 +28,7 @@ class HardenedProtocol(HttpToolsProtocol):
     - 408 when a request's headers are not complete `HEADER_SECONDS` (or `transfer_timeout_s`, if that is less) after
       the connection or their first byte;
     - the connection is cut when a client takes less than `MIN_SENT_BYTES` of its answer in `transfer_timeout_s`;
+    - fields behind a chunked body are dropped, and the connection is cut after `MAX_HEADER_BYTES` of them;
     - after an answer that did not wait for the request's body, the rest of it is thrown away and the connection stays,
       for `MAX_UNREAD_BYTES` and `transfer_timeout_s`; a client that asked whether it should send, and did not, is not
       waited for;
@@ -43,6 +48,8 @@ class HardenedProtocol(HttpToolsProtocol):
     """The body of the last request is not complete."""
     _body_bytes = 0
     """What has come of it."""
+    _bare_bytes = 0
+    """Received since then: the frames of chunks, and what follows the last one."""
 
     # --- headers
 
@@ -56,20 +63,33 @@ class HardenedProtocol(HttpToolsProtocol):
         # Headers are counted by what arrives while they are not complete, so a single endless one counts as well.
         if self._header_timer is not None:
             self._header_bytes += min(len(data), MAX_HEADER_BYTES + 1)
+        else:
+            self._bare_bytes += len(data)
         super().data_received(data)
         if self._refused or self.transport.is_closing():
             return
-        if self._header_timer is not None and self._header_bytes > MAX_HEADER_BYTES:
-            self._refuse(431, "The request's headers are too large.")
+        if self._header_timer is not None:
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._refuse(431, "The request's headers are too large.")
+        elif self._receiving:
+            if self._bare_bytes > MAX_HEADER_BYTES:
+                self._cut()
+        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+            # An empty line has ended the wait for the next request, and begins none.
+            self._expect_headers()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         # Set where the request before ended; more than one may come at once.
         self._unset_keepalive_if_required()
         self._receiving = True
-        self._body_bytes = 0
+        self._body_bytes = self._bare_bytes = 0
         if self._header_timer is None:  # The next request of a kept connection.
             self._expect_headers()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._header_timer is not None:  # Not behind the body, where nobody looks at them any more.
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stop(self._header_timer)
@@ -85,6 +105,7 @@ class HardenedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._body_bytes += len(body)
+        self._bare_bytes = 0
         super().on_body(body)
         if self.cycle.response_complete and self._body_bytes > MAX_UNREAD_BYTES:
             self._cut()
@@ -147,16 +168,22 @@ class HardenedProtocol(HttpToolsProtocol):
 
     def _watch_sending(self) -> None:
         if self._write_timer is None:
-            self._unsent = self.transport.get_write_buffer_size()
+            self._unsent = self._not_taken()
             self._write_timer = self.loop.call_later(self.transfer_timeout_s, self._check_sending)
 
     def _check_sending(self) -> None:
         self._write_timer = None
-        left = self.transport.get_write_buffer_size()
-        if left and self._unsent - left >= MIN_SENT_BYTES:
+        if self.transport.get_write_buffer_size() and self._unsent - self._not_taken() >= MIN_SENT_BYTES:
             self._watch_sending()
         else:
             self.transport.abort()
+
+    def _not_taken(self) -> int:
+        """Bytes that the client has not acknowledged: the transport's, and those of the kernel, which are megabytes."""
+        kernels = bytearray(4)
+        with suppress(OSError, ValueError):  # Not every system says, nor a socket that is closed.
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, kernels)
+        return self.transport.get_write_buffer_size() + int.from_bytes(kernels, sys.byteorder)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._header_timer, self._write_timer, self._unread_timer):

@@ -112,6 +112,8 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], max_files
         yield await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"The multipart form cannot be read: {error.message}") from None
+    except (UnicodeError, LookupError) as error:  # Of names, in the charset that the form says it has.
+        raise InvalidRequest(f"The multipart form cannot be read: {error}") from None
     finally:
         parser.close()
 

@@ -110,6 +110,24 @@ def test_slow_loris_headers(server: Server, sent: bytes) -> None:
     assert (status, json.loads(body)["status"]) == (408, 408)
 
 
+@pytest.mark.parametrize("line", [b"\r\n", b"\n", b"\r"])
+def test_empty_lines_between_requests_keep_no_connection(server: Server, line: bytes) -> None:
+    live = head(line="GET /health/live HTTP/1.1")
+    with connect(server) as client:
+        client.sendall(live)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        client.sendall(line)
+        time.sleep(0.2)
+        if line != b"\r":  # It may be followed by a request, as older clients did.
+            client.sendall(line + live)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            client.sendall(line)
+        since = time.perf_counter()
+        status, _ = answer(client)
+        assert 0.9 < time.perf_counter() - since < 4
+        assert status == 408
+
+
 def test_a_client_that_stops_reading(server: Server) -> None:
     """Its answer is larger than the buffers on the way; the connection is cut."""
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
@@ -299,6 +317,48 @@ def test_a_header_without_end(server: Server) -> None:
         except (BrokenPipeError, ConnectionResetError):
             pass
         assert sent < 10_000_000
+
+
+CHUNKED = head("Transfer-Encoding: chunked", "Content-Type: image/png")
+
+
+def test_fields_behind_the_body_are_dropped(server: Server) -> None:
+    body = b"%x\r\n%s\r\n0\r\n" % (len(PICTURE), PICTURE)
+    with connect(server) as client:
+        client.sendall(CHUNKED + body + b"X-Request-ID: behind\r\nContent-Encoding: gzip\r\n\r\n")
+        received = client.recv(1000)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert b"x-request-id" in received.lower() and b"behind" not in received
+
+
+@pytest.mark.parametrize("fields", [b"a:b\r\n" * 2000, b"y" * 10_000], ids=["many", "one"])
+def test_fields_behind_the_body_are_bounded(server: Server, fields: bytes) -> None:
+    with connect(server) as client:
+        client.sendall(CHUNKED + b"1\r\na\r\n0\r\nX-Long: ")
+        sent = 0
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 50_000_000:
+                client.sendall(fields)
+                sent += len(fields)
+        assert sent < 10_000_000
+
+
+def test_small_chunks_are_not_many_fields(server: Server) -> None:
+    chunks = b"".join(b"1;from=%x\r\n%c\r\n" % (k, byte) for k, byte in enumerate(PICTURE * 40))
+    assert len(chunks) > 80_000  # Of which a fifteenth is the body.
+    status, _ = exchange(server, CHUNKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + chunks + b"0\r\n\r\n")
+    assert status == 200  # What follows a PNG's end is not looked at.
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "foo", "utf-8"])
+def test_a_form_in_any_charset(server: Server, charset: str) -> None:
+    form = (
+        FORM % b"a" + PICTURE + b'\r\n--x\r\nContent-Disposition: form-data; name="f\xed\xb2\x80"\r\n\r\nv\r\n--x--\r\n'
+    )
+    media_type = f"multipart/form-data; boundary=x; charset={charset}"
+    response = httpx.post(f"{server.url}/predict", content=form, headers={"Content-Type": media_type})
+    if response.status_code != 200:
+        assert "form cannot be read" in check_problem(response, 422)["detail"]
 
 
 def test_a_long_path(server: Server) -> None:

@@ -164,6 +164,70 @@ def test_heic_is_named(brands: bytes) -> None:
         decode((8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(40))
 
 
+def jpeg_of(parts: bytes, *, scans: int = 0) -> bytes:
+    """A progressive JPEG with these segments at its beginning, and its last scan so often once more."""
+    data = encode(np.zeros((64, 64, 3), np.uint8), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:2] + parts + data[2:-2] + scans * last + data[-2:]
+
+
+def png_of(chunks: bytes) -> bytes:
+    data = encode(quadrants())
+    return data[:33] + chunks + data[33:]
+
+
+def tiff_of(tiles: int, big: bool = False, order: str = "<") -> bytes:
+    """A directory that says it has so many tiles, and nothing else."""
+    mark, tag = (b"II" if order == "<" else b"MM"), (324, 4)
+    if big:
+        head = mark + struct.pack(order + "HHHQ", 43, 8, 0, 16)
+        return head + struct.pack(order + "QHHQQ", 1, *tag, tiles, 0) + bytes(8)
+    return mark + struct.pack(order + "HI", 42, 8) + struct.pack(order + "HHHII", 1, *tag, tiles, 0) + bytes(4)
+
+
+EXIF_SEGMENT = b"\xff\xe1\x00\x0aExif\0\0\0\0"
+CHUNK = bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg_of(b"", scans=200),
+        jpeg_of(EXIF_SEGMENT * 200),
+        jpeg_of(b"\xff\xe5\x00\x02" * 20_000),
+        png_of(CHUNK * 60_000),
+        tiff_of(10**6),
+        tiff_of(10**6, order=">"),
+        tiff_of(10**6, big=True),
+        tiff_of(10**6, big=True, order=">"),
+    ],
+    ids=["scans", "exif", "segments", "chunks", "tiff", "tiff-mm", "bigtiff", "bigtiff-mm"],
+)
+def test_files_that_would_take_minutes_are_refused_at_once(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(Image, "open", opened)
+    with pytest.raises(BrokenImage, match="more parts than any camera writes"):
+        decode(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg_of(b"", scans=50),
+        jpeg_of(EXIF_SEGMENT + b"\xff\xe5\x00\x02" * 2000),
+        # Phones put films behind photos, in which any byte may follow any other.
+        encode(quadrants(), "JPEG") + random.Random(0).randbytes(10**7),
+        encode(quadrants(), "JPEG") + b"\xff\xda" * 10**6,
+        png_of(CHUNK * 10_000),
+    ],
+    ids=["scans", "segments", "film", "markers", "chunks"],
+)
+def test_files_with_many_parts_are_read(data: bytes) -> None:
+    assert decode(data).shape[2] == 3
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
 def test_truncated(format: str, keep: float) -> None:
