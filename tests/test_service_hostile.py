@@ -128,11 +128,35 @@ def test_empty_lines_between_requests_keep_no_connection(server: Server, line: b
         assert status == 408
 
 
-def test_a_client_that_stops_reading(server: Server) -> None:
-    """Its answer is larger than the buffers on the way; the connection is cut."""
+def large_answer() -> bytes:
+    """A request whose answer is larger than the buffers on the way."""
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
     picture = encode(noise, "JPEG", quality=20)
-    request = head(f"Content-Length: {len(picture)}", line="POST /predict?output=overlay HTTP/1.1") + picture
+    return head(f"Content-Length: {len(picture)}", line="POST /predict?output=overlay HTTP/1.1") + picture
+
+
+def test_a_client_that_reads_slowly_is_not_cut_off(server: Server) -> None:
+    """It takes three times as much as it must, but what it takes comes from the kernel's buffer for a long time."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(large_answer().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        since, received = time.perf_counter(), b""
+        while (seconds := time.perf_counter() - since) < 6:
+            if len(received) < 130_000 * seconds:
+                received += client.recv(13_000)
+            else:
+                time.sleep(0.01)
+        assert len(received) > 700_000
+        received += b"".join(iter(lambda: client.recv(65536), b""))
+    fields, _, body = received.partition(b"\r\n\r\n")
+    assert len(body) == int(fields.lower().partition(b"content-length: ")[2].split()[0])
+
+
+def test_a_client_that_stops_reading(server: Server) -> None:
+    """The connection is cut."""
+    request = large_answer()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(20)
