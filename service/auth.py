@@ -40,6 +40,8 @@ class ApiKeys:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._looked = time.monotonic()
+        self._fault = ""
+        """What is wrong with the file, so that it is logged once and not every second."""
         self._stamp = self._stat()
         self._keys = self._read()
         if not self._keys:
@@ -68,12 +70,14 @@ class ApiKeys:
             stamp = self._stat()
             if stamp == self._stamp:
                 return
-            # Also of a broken file, so that its fault is logged once and not every second.
             self._stamp = stamp
             self._keys = self._read()
+            self._fault = ""
             log.info("%d API keys are read again", len(self._keys))
         except StartupError as error:
-            log.error("the old API keys stay: %s", error.reason)
+            if error.reason != self._fault:
+                self._fault = error.reason
+                log.error("the old API keys stay: %s", error.reason)
 
     def _stat(self) -> tuple[int, int, int]:
         try:

@@ -55,6 +55,8 @@ INPUT = "image"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_JSON_PIXELS = 4_000_000
 """The most pixels that are written as JSON numbers; more go as binary data."""
+MAX_JSON_VALUES = 2_000_000
+"""The most that are read: two pictures of 640x480, as numbers."""
 DTYPES: dict[str, tuple[str, str]] = {
     "labels": ("UINT8", "<u1"),
     "depth": ("UINT16", "<u2"),
@@ -142,10 +144,14 @@ def parse(body: bytes, header_length: int | None) -> tuple[InferenceRequest, lis
 
     Raises:
         InvalidInference: it is not what the protocol says; the detail says where.
+        TooManyPixels: they are too many for JSON.
     """
     if header_length is not None and header_length > len(body):
         raise InvalidInference(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes.")
     text, binary = body[:header_length], b"" if header_length is None else body[header_length:]
+    # Counted by what separates them; Python reads JSON without letting other threads run.
+    if text.count(b",") > MAX_JSON_VALUES:
+        raise TooManyPixels(f"The JSON has more than {MAX_JSON_VALUES} values; send them as binary data.")
     try:
         request = InferenceRequest.model_validate(json.loads(text))
     except ValidationError as error:
@@ -438,5 +444,5 @@ async def infer_route(
     work = infer(service, body, inference_header_content_length, name)
     content, header_length = await within(request, timeout_s, work)
     if header_length is None:
-        return Response(content, media_type=JSON)
-    return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(header_length)})
+        return service.sending.response(content, JSON)
+    return service.sending.response(content, "application/octet-stream", {HEADER_LENGTH: str(header_length)})

@@ -13,6 +13,7 @@ from service.card import ModelCard
 from service.metrics import Metrics
 from service.outputs import Options, Output, Rendered
 from service.pixels import Pixels
+from service.sending import Sending
 from service.settings import Settings
 
 
@@ -25,6 +26,7 @@ class Pipeline:
         self.batcher = batcher
         self.pixels = pixels
         self.metrics = metrics
+        self.sending = Sending(settings.queue_bytes)
         self.canvas_bytes = max(height * width * 3 for height, width in card.input.sizes)
         """What a picture takes once it is decoded."""
 

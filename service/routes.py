@@ -200,7 +200,7 @@ async def predict(
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes, PARAMETERS)
     body, media_type = await within(request, timeout_s, service.predict(upload, wanted, options))
-    return Response(body, media_type=media_type)
+    return service.sending.response(body, media_type)
 
 
 @router.post(
@@ -231,20 +231,30 @@ async def predict_batch(
     uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, PARAMETERS)
     answers = await within(request, timeout_s, _all_answers(service, uploads, output, options))
     if media_type == JSON:
-        return Response(b"[" + b",".join(answer.body for answer in answers) + b"]", media_type=JSON)
+        return service.sending.response(b"[" + b",".join(answer.body for answer in answers) + b"]", JSON)
     body, media_type = multipart([Part("", answer.media_type, answer.body) for answer in answers])
-    return Response(body, media_type=media_type)
+    return service.sending.response(body, media_type)
 
 
 async def _all_answers(
     service: Pipeline, uploads: Sequence[bytes], output: Output, options: Options
 ) -> Sequence[Rendered]:
     """Each holds a place of its own; they are decoded, batched and rendered like requests that come together."""
-    return await asyncio.gather(*(_answer_or_problem(service, upload, output, options) for upload in uploads))
+    kept = 0
+
+    async def answer(upload: bytes) -> Rendered:
+        """What `/predict` would answer to this picture, as long as it can be kept until the others are done."""
+        nonlocal kept
+        found = await _answer_or_problem(service, upload, output, options)
+        if kept and kept + len(found.body) > service.settings.queue_bytes:
+            return _problem(PayloadTooLarge("The answers are too large together. Send fewer pictures, or one by one."))
+        kept += len(found.body)
+        return found
+
+    return await asyncio.gather(*(answer(upload) for upload in uploads))
 
 
 async def _answer_or_problem(service: Pipeline, upload: bytes, output: Output, options: Options) -> Rendered:
-    """What `/predict` would answer to this picture."""
     try:
         if not upload:
             raise InvalidRequest("The picture is empty.")
@@ -252,7 +262,11 @@ async def _answer_or_problem(service: Pipeline, upload: bytes, output: Output, o
             raise PayloadTooLarge(f"The picture has more than {service.settings.max_bytes} bytes, this server's limit.")
         return await service.predict(upload, output, options)
     except Problem as problem:
-        return Rendered(json.dumps({**describe(problem), "request_id": current().id}).encode(), MEDIA_TYPE)
+        return _problem(problem)
+
+
+def _problem(problem: Problem) -> Rendered:
+    return Rendered(json.dumps({**describe(problem), "request_id": current().id}).encode(), MEDIA_TYPE)
 
 
 @router.get("/health/live", responses=describe_problems(503))

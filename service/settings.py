@@ -57,18 +57,18 @@ class Settings(BaseSettings):
     queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
     """The most bytes that the uploads and canvases of those requests take together; also the most bytes of uploads
     that are being received."""
-    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """Seconds from the complete upload to the answer; a request that takes longer is answered with 504."""
-    max_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    max_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
     """The most seconds that a request may ask for instead, with the header `X-Request-Timeout-Ms`."""
-    transfer_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    transfer_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
     """Seconds in which an upload must be complete (else 408), and in which a client must take what it is sent."""
     keep_alive_s: Annotated[int, Field(ge=1)] = 75
     """Seconds that an idle connection is kept for its next request. More than a load balancer keeps it (nginx and AWS's
     60 s, Google's 600 s), which may otherwise send a request just as it is closed, and answer 502 for it."""
-    grace_s: Annotated[float, Field(gt=0)] = 31.0
+    grace_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 31.0
     """Seconds from SIGTERM on in which accepted requests are answered; then the process ends in any case."""
-    drain_s: Annotated[float, Field(ge=0)] = 0.0
+    drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Seconds of those in which new requests are still accepted, while `/health/ready` says 503 already, until load
     balancers have seen it."""
     threads: Annotated[int, Field(ge=0)] = 0

@@ -157,7 +157,7 @@ def test_what_a_replica_is_told(tmp_path: Path, replicas: tuple[Replica, Replica
         first, second = sorted(replicas[0].got + replicas[1].got, key=lambda headers: headers["x-request-id"] != "mine")
         assert (first["x-request-id"], first["x-forwarded-for"]) == ("mine", "127.0.0.1")
         assert re.fullmatch(r"[0-9a-f-]{36}", second["x-request-id"])
-        for path in ("/metrics", "/model/reload"):
+        for path in ("/metrics", "/model/reload", "/%6detrics", "/model/%72eload", "/metric%73?a=b"):
             refused = client.get(path)
             assert (refused.status_code, refused.json()["status"]) == (403, 403)
 

@@ -154,6 +154,36 @@ def test_a_client_that_reads_slowly_is_not_cut_off(server: Server) -> None:
     assert len(body) == int(fields.lower().partition(b"content-length: ")[2].split()[0])
 
 
+def test_large_answers_that_nobody_takes_are_bounded(server: Server) -> None:
+    """One alone may be larger than the bound; the next has to wait until its client has it. Small ones need not."""
+    request = large_answer()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(request)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        status, body = exchange(server, request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        assert (status, json.loads(body)["type"]) == (503, "urn:segdepth:problem:overloaded")
+        assert httpx.post(f"{server.url}/predict", content=PICTURE).status_code == 200
+    for _ in range(50):  # Until the server has seen that it is gone.
+        status, body = exchange(server, request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        if status == 200:
+            break
+        time.sleep(0.1)
+    assert status == 200 and len(body) > 6_000_000
+
+
+def test_answers_to_a_batch_are_bounded_together(server: Server) -> None:
+    """Pictures of few bytes and many pixels: their arrays are thousands of times as large."""
+    flat = encode(np.zeros((600, 800), np.uint8))
+    files = [("files", (f"{k}.png", flat)) for k in range(4)]
+    response = httpx.post(f"{server.url}/predict/batch?output=npz", files=files, timeout=60)
+    assert response.status_code == 200
+    assert len(flat) < 10_000 and 4_000_000 < len(response.content) < 5_000_000
+    assert response.content.count(b"The answers are too large together") == 3
+
+
 def test_a_client_that_stops_reading(server: Server) -> None:
     """The connection is cut."""
     request = large_answer()

@@ -259,6 +259,14 @@ def test_json_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     call(test)
 
 
+@pytest.mark.parametrize("value", ["[]", "1", '{"a":"b"}'])
+def test_json_requests_are_bounded(value: str) -> None:
+    values = ",".join([value] * 2_000_002)
+    text = '{"inputs":[{"name":"image","shape":[1],"datatype":"UINT8","data":[' + values + "]}]}"
+    error = check_error(call(lambda client: client.post(INFER, content=text)), 413)
+    assert "binary data" in error
+
+
 def test_deadline_queue_and_failure() -> None:
     engine = FakeEngine()
 

@@ -40,6 +40,8 @@ def test_environment_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SEGDEPTH_DEVICE", "cuda:x", "SEGDEPTH_DEVICE"),
         ("SEGDEPTH_MAX_BATCH", "0", "SEGDEPTH_MAX_BATCH"),
         ("SEGDEPTH_DRAIN_S", "31", "drain_s is not smaller than grace_s"),
+        ("SEGDEPTH_GRACE_S", "inf", "SEGDEPTH_GRACE_S"),
+        ("SEGDEPTH_TRANSFER_TIMEOUT_S", "nan", "SEGDEPTH_TRANSFER_TIMEOUT_S"),
         ("SEGDEPTH_PIXEL_WORKERS", "-1", "SEGDEPTH_PIXEL_WORKERS"),
         ("SEGDEPTH_LOG_FORMAT", "xml", "SEGDEPTH_LOG_FORMAT"),
         ("SEGDEPTH_TIMEOUT_S", "121", "timeout_s is larger than max_timeout_s"),
