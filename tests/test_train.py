@@ -145,6 +145,60 @@ def test_stopped_within_an_epoch_and_resumed_equals_straight(boxes: Path, tmp_pa
     assert_same_end(tmp_path, straight)
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_killed_worker_ends_the_training(boxes: Path, tmp_path: Path) -> None:
+    """The other one ignores SIGTERM: waited for, it would keep the process, and torchrun, for ever."""
+    more = ("--epochs", "1000", "--workers", "2", "--val-split", "none")
+    process = subprocess.Popen(command(boxes, tmp_path, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    workers: list[int] = []
+    try:
+        deadline = time.monotonic() + 200
+        while not (tmp_path / CHECKPOINT).is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        workers = children(process.pid)
+        os.kill(workers[0], signal.SIGKILL)
+        assert process.wait(60) == 1
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("damage", ["of a picture", "no one thought of"])
+def test_what_goes_wrong_in_a_worker_ends_the_training(boxes: Path, tmp_path: Path, damage: str) -> None:
+    """In a validation picture, with the workers of the training waiting for more to do."""
+    data = shutil.copytree(boxes, tmp_path / "data")
+    picture = data / "images" / f"{read_info(data).splits['val'][1]}.jpg"
+    if damage == "of a picture":
+        picture.write_bytes(picture.read_bytes()[:100])
+    else:
+        picture.unlink()
+        Image.new("1", (20000, 10000)).save(picture.with_suffix(".png"))  # more than Pillow opens
+    with open(tmp_path / "stderr", "wb") as stderr:
+        process = subprocess.Popen(command(data, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=stderr)
+    workers: set[int] = set()
+    try:
+        deadline = time.monotonic() + 100
+        while process.poll() is None:
+            assert time.monotonic() < deadline, "hangs"
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                workers |= set(children(process.pid))
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1 and len(workers) >= 2
+    said = (tmp_path / "stderr").read_text()
+    if damage == "of a picture":
+        assert said.splitlines()[-1].startswith(f"train: {picture}: cannot be read") and "Traceback" not in said
+    else:
+        assert "DecompressionBombError" in said
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.classes import IGNORE, ClassInfo, ClassSet
 from training.augment import Augmentation, Picture
@@ -309,6 +309,31 @@ def ignore_signals(worker: int) -> None:
     to answer; it ends its workers when it has saved its checkpoint."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def batches(loader: DataLoader[Sample]) -> Generator[Sample]:
+    """What a loader gives. To be closed: at the end, whatever it is, no worker process is left.
+
+    One that is left ignores SIGTERM, and Python would wait for it for ever when it exits.
+
+    Raises:
+        DataError: as in a worker, but in its one line: torch puts the worker's traceback before it.
+    """
+    iterator: Any = iter(loader)
+    try:
+        yield from iterator
+    except DataError as error:
+        raise DataError(
+            str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
+        ) from None
+    finally:
+        if loader.num_workers:
+            try:
+                # First torch's own end, after which it no longer takes a killed worker for a fault.
+                iterator._shutdown_workers()
+            finally:
+                for worker in iterator._workers:
+                    worker.kill()
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

@@ -13,6 +13,7 @@ the data set names cameras, as SUN RGB-D does, there are figures for each.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model.checkpoint import CheckpointError, load_checkpoint, with_saturation
-from training.data import DataError, FolderDataset, Sample, ignore_signals, read_info, relative_focal
+from training.data import DataError, FolderDataset, Sample, batches, ignore_signals, read_info, relative_focal
 from training.metrics import PROTOCOLS, EdgeMetrics, EigenDepthMetrics, NormalsMetrics, SegmentationMetrics, delta_m
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
 
@@ -184,21 +185,25 @@ def evaluate(
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # its own, so that measuring does not disturb training's random numbers
     )
-    for sample in tqdm(loader, desc=f"evaluate {dataset.split}", disable=not progress, leave=False):
-        image = sample["image"].to(device)
-        outputs = predict_averaged(network, image, size, scales, flip) if averaged else predict(network, image, size)
-        if "edges" in outputs and not averaged:
-            outputs["edges"] = outputs["edges"].sigmoid()
-        name = sample["name"][0]
-        if focal and "depth" in outputs and name in info.intrinsics:
-            height, width = image.shape[2:]
-            fx = info.intrinsics[name][0] * network_size(height, width, size)[1] / width
-            outputs["depth"] = outputs["depth"] * (relative_focal(fx, size) / focal)
-        predicted, truth = _maps(outputs), _truths(sample, info.intrinsics.get(name), outputs.keys())
-        figures.update(predicted, truth)
-        if info.cameras:
-            camera = info.cameras.get(name, "unknown")
-            by_camera.setdefault(camera, Figures(len(info.classes), protocol)).update(predicted, truth)
+    with contextlib.closing(batches(loader)) as samples:
+        bar = tqdm(samples, f"evaluate {dataset.split}", len(dataset), disable=not progress, leave=False)
+        for sample in bar:
+            image = sample["image"].to(device)
+            outputs = (
+                predict_averaged(network, image, size, scales, flip) if averaged else predict(network, image, size)
+            )
+            if "edges" in outputs and not averaged:
+                outputs["edges"] = outputs["edges"].sigmoid()
+            name = sample["name"][0]
+            if focal and "depth" in outputs and name in info.intrinsics:
+                height, width = image.shape[2:]
+                fx = info.intrinsics[name][0] * network_size(height, width, size)[1] / width
+                outputs["depth"] = outputs["depth"] * (relative_focal(fx, size) / focal)
+            predicted, truth = _maps(outputs), _truths(sample, info.intrinsics.get(name), outputs.keys())
+            figures.update(predicted, truth)
+            if info.cameras:
+                camera = info.cameras.get(name, "unknown")
+                by_camera.setdefault(camera, Figures(len(info.classes), protocol)).update(predicted, truth)
     network.train(was_training)
 
     notes = []

@@ -50,7 +50,17 @@ from model.two_streams import TwoStreamNetwork
 from model.weights import WeightsError, load_backbone_weights
 from training import parallel
 from training.augment import Augmentation, Picture
-from training.data import DataError, DatasetInfo, FolderDataset, Sample, StepSampler, ignore_signals, joined, read_infos
+from training.data import (
+    DataError,
+    DatasetInfo,
+    FolderDataset,
+    Sample,
+    StepSampler,
+    batches,
+    ignore_signals,
+    joined,
+    read_infos,
+)
 from training.evaluate import evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
 from training.weighting import WEIGHTINGS, backward_per_task, check_combination
@@ -556,8 +566,9 @@ def train(args: argparse.Namespace) -> int:
 
     # ------------------------------------------------------------------------------------------- loop
     step, began = start, time.monotonic()
+    loaded = batches(loader)
     try:
-        for batch, tensors in ahead(loader, device):
+        for batch, tensors in ahead(loaded, device):
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * group["factor"] * schedule(step, steps, args.warmup)
             if args.loss_stride > 1:
@@ -629,6 +640,7 @@ def train(args: argparse.Namespace) -> int:
                     print(f"stopped at step {step} of {steps}; go on with --resume")
                 return EXIT_STOPPED
     finally:
+        loaded.close()
         bar.close()
         if writer:
             writer.close()
