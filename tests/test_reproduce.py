@@ -12,6 +12,7 @@ import pytest
 
 from model.classes import NYU40
 from model.networks import NETWORKS, NetworkConfig
+from training import reproduce
 from training.boxes import write_dataset
 from training.reproduce import TABLES, budget_args, main, markdown, scatter
 
@@ -64,6 +65,22 @@ def test_one_row_end_to_end_and_not_twice(boxes: Path, tmp_path: Path, capsys: p
     main(command)
     assert capsys.readouterr().out.count("has ended") == 3
     assert {p: os.stat(p).st_mtime_ns for p in before} == before
+
+
+def test_depth_for_one_focal_length_is_measured_as_such(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = reproduce.evaluate
+
+    def watched(*args: Any, **more: Any) -> dict[str, Any]:
+        seen.append(more["focal"])
+        return real(*args, **more)
+
+    monkeypatch.setattr(reproduce, "evaluate", watched)
+    command = ["--table", "1", "--data", str(boxes), "--out", str(tmp_path), "--budget", "small", "--seeds", "1"]
+    main([*command, "--only", "MTL_SPP", *TINY, "--focal", "0.7"])
+    assert seen == [0.7]
 
 
 def line(name: str, miou: list[float], rmse: list[float]) -> dict[str, Any]:

@@ -186,8 +186,9 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
     result_path = where / "test.json"
     if not result_path.is_file():
         network = checkpoint.network().to(train.parse_args([*command, *args.train_args]).device)
-        size = tuple(checkpoint.info["training"]["size"])
-        result = evaluate(network, FolderDataset(info, "test"), size, workers=2, progress=True)
+        training = checkpoint.info["training"]
+        size, focal = tuple(training["size"]), training.get("focal", 0.0)
+        result = evaluate(network, FolderDataset(info, "test"), size, workers=2, progress=True, focal=focal)
         result["parameters"] = count_parameters(network)
         partial = result_path.with_suffix(".partial")
         partial.write_text(json.dumps(result, indent=2), encoding="utf-8")
