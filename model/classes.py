@@ -30,6 +30,11 @@ class ClassInfo:
 ClassSet = tuple[ClassInfo, ...]
 
 
+def same_classes(a: ClassSet, b: ClassSet) -> bool:
+    """Whether ids and names are the same: what a network learnt does not depend on the colours to paint it in."""
+    return [(c.id, c.name) for c in a] == [(c.id, c.name) for c in b]
+
+
 def voc_color(index: int) -> Color:
     """Colour `index` of the Pascal VOC colour map: the bits of the index, spread over the high bits of R, G, B."""
     rgb = [0, 0, 0]

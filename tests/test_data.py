@@ -318,6 +318,9 @@ def test_folders_that_cannot_be_joined(tmp_path: Path) -> None:
     change(b, classes=[*raw["classes"][:2], {"id": 2, "name": "sofa", "color": [2, 2, 2]}])
     with pytest.raises(DataError, match=f"^{b}: its classes are not those of {a}$"):
         read_infos([a, b])
+    change(b, classes=[c | {"color": [9, 9, 9]} for c in raw["classes"]])
+    infos = read_infos([a, b])
+    assert joined(infos).classes == infos[0].classes != infos[1].classes
 
 
 # ------------------------------------------------------------------------------------------- auxiliary targets

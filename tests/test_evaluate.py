@@ -301,6 +301,8 @@ def test_command_refuses_other_classes(run: Any, tmp_path: Path) -> None:
     other = write_folder(tmp_path / "other", classes=[{"id": 0, "name": "sky", "color": [1, 2, 3]}])
     with pytest.raises(SystemExit, match="its classes are not those of"):
         run(data=other)
+    colours = [{"id": c.id, "name": c.name, "color": [7, 7, 7]} for c in CLASSES]
+    assert "miou 1.0000" in run(data=write_folder(tmp_path / "colours", classes=colours))
 
 
 def test_depth_for_one_focal_length_is_brought_to_that_of_the_picture(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from training.train import (
     CHECKPOINT,
     EXIT_STOPPED,
     PRESETS,
+    TrainingError,
     ahead,
     choose_kernels,
     class_weights,
@@ -350,6 +351,9 @@ def test_two_streams_start_from_single_task_networks(boxes: Path, tmp_path: Path
     assert both.info["training"]["single_task"] == files and both.info["training"]["preset"] == "paper"
     assert both.info["evaluations"] == []
     assert both.info["earlier_data"] == [single[0].info["data"]]
+    painted = shutil.copytree(boxes, tmp_path / "painted")
+    described(painted, classes=[c | {"color": [1, 2, 3]} for c in described(painted)["classes"]])
+    few_steps(painted, tmp_path / "in other colours", "--network", "cross_stitch", "--single-task", *files, *still)
     with pytest.raises(SystemExit, match="the segmentation weights are not of a single-task network"):
         few_steps(boxes, tmp_path / "swapped", "--network", "cross_stitch", "--single-task", *files[::-1])
 
@@ -384,7 +388,9 @@ def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, st
 
 
 @pytest.mark.parametrize("name", ["mtl_ssw", "pad_net", "mti_net"])
-def test_other_classes_get_new_classifiers_wherever_there_are_such(name: str) -> None:
+def test_other_classes_get_new_classifiers_wherever_there_are_such(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also as many others, whose weights would fit."""
     other = NetworkConfig(name, "resnet18", class_set(["wall", "floor"]))
     before = {k: torch.full_like(v, 7) for k, v in other.build().state_dict().items()}
@@ -394,6 +400,32 @@ def test_other_classes_get_new_classifiers_wherever_there_are_such(name: str) ->
     new = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert new == {k for k in before if "segmentation" in k and "classifier" in k}
     assert len(new) == {"mtl_ssw": 2, "pad_net": 4, "mti_net": 10}[name]
+    taken = f"{len(before) - len(new)} of its {len(before)} tensors are taken; its segmentation classifier is new"
+    said = capsys.readouterr().out
+    assert said == f"other.safetensors: {taken}, for the 2 classes of the data are not its 2\n"
+
+
+def test_other_colours_are_no_other_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = class_set(["wall", "floor"])
+    network = NetworkConfig("mtl", "resnet18", classes).build()
+    painted = tuple(replace(c, color=(1, 2, 3)) for c in classes)
+    other = NetworkConfig("mtl", "resnet18", painted)
+    before = {k: torch.full_like(v, 7) for k, v in other.build().state_dict().items()}
+    args = argparse.Namespace(network="mtl", backbone="resnet18", start=Path("other.safetensors"))
+    load_other_training(network, Checkpoint(other, before), args, classes)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert capsys.readouterr().out == ""
+
+
+def test_only_classifiers_may_be_of_another_shape() -> None:
+    """Options that change other layers are refused, whatever the classes are."""
+    names = ["wall", "floor"], ["cat", "dog", "bird"]
+    network = NetworkConfig("mtl_ssw", "resnet18", class_set(names[1]), {"reduction": 4}).build()
+    args = argparse.Namespace(network="mtl_ssw", backbone="resnet18", start=Path("other.safetensors"))
+    for other_names in names:
+        other = NetworkConfig("mtl_ssw", "resnet18", class_set(other_names))
+        with pytest.raises(TrainingError, match=r"^other.safetensors: was made with other --options \({}\)$"):
+            load_other_training(network, Checkpoint(other, other.build().state_dict()), args, class_set(names[1]))
 
 
 def test_network_options_are_those_of_the_start_and_those_given(boxes: Path, tmp_path: Path) -> None:

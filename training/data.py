@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from model.classes import IGNORE, ClassInfo, ClassSet
+from model.classes import IGNORE, ClassInfo, ClassSet, same_classes
 from training.augment import Augmentation, Picture
 from training.targets import (
     boundary_edges,
@@ -131,7 +131,7 @@ def read_infos(roots: Sequence[Path]) -> list[DatasetInfo]:
         if any(root.resolve() == other.root.resolve() for other in infos):
             raise DataError(f"{root}: this data set folder is given twice")
         infos.append(read_info(root))
-        if infos[-1].classes != infos[0].classes:
+        if not same_classes(infos[-1].classes, infos[0].classes):
             raise DataError(f"{root}: its classes are not those of {infos[0].root}")
     return infos
 
@@ -139,7 +139,8 @@ def read_infos(roots: Sequence[Path]) -> list[DatasetInfo]:
 def joined(infos: Sequence[DatasetInfo]) -> DatasetInfo:
     """Folders of the same classes as one data set that has their pictures one after the other, called ROOT/NAME.
 
-    What is said of all of them is said once; `depth_kind` only where they agree. One folder stays as it is.
+    What is said of all of them is said once; `depth_kind` only where they agree; colours are those of the first. One
+    folder stays as it is.
     """
     first = infos[0]
     if len(infos) == 1:

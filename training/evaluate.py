@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model.checkpoint import CheckpointError, load_checkpoint, with_saturation
+from model.classes import same_classes
 from training.data import DataError, FolderDataset, Sample, batches, ignore_signals, read_info, relative_focal
 from training.metrics import PROTOCOLS, EdgeMetrics, EigenDepthMetrics, NormalsMetrics, SegmentationMetrics, delta_m
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
@@ -337,7 +338,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.saturation is not None:
             checkpoint = with_saturation(checkpoint, args.saturation)
         info = read_info(args.data)
-        if info.classes != checkpoint.config.classes:
+        if not same_classes(info.classes, checkpoint.config.classes):
             raise DataError(f"{args.data / 'dataset.json'}: its classes are not those of {args.checkpoint}")
         dataset = FolderDataset(info, args.split)
         network = checkpoint.network().to(args.device)

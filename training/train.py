@@ -44,7 +44,7 @@ from tqdm import tqdm
 from model.backbones import BACKBONES
 from model.base import Network
 from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, save_checkpoint, sets_of
-from model.classes import IGNORE, ClassSet
+from model.classes import IGNORE, ClassSet, same_classes
 from model.networks import NETWORKS, NetworkConfig, count_parameters
 from model.two_streams import TwoStreamNetwork
 from model.weights import WeightsError, load_backbone_weights
@@ -285,7 +285,7 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
     if isinstance(network, TwoStreamNetwork) and args.single_task != ["none"]:
         single = [load_checkpoint(Path(file)) for file in args.single_task]
         for file, checkpoint in zip(args.single_task, single, strict=True):
-            if checkpoint.config.classes != classes:
+            if not same_classes(checkpoint.config.classes, classes):
                 raise TrainingError(f"{file}: its classes are not those of the data set")
         network.load_single_task(single[0].weights, single[1].weights)
         return data_of(single)
@@ -299,19 +299,28 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
 
 
 def load_other_training(network: Network, other: Checkpoint, args: argparse.Namespace, classes: ClassSet) -> None:
-    """Fills a network with what another training came to, but for layers that depend on the classes if those differ."""
+    """Fills a network with what another training came to, but for its segmentation classifiers if the classes differ.
+
+    Raises:
+        TrainingError: it is of another network or backbone, or other options gave it other layers.
+    """
     then = (other.config.network, other.config.backbone)
     if then != (args.network, args.backbone):
         raise TrainingError(f"{args.start} is {' on '.join(then)}, not {args.network} on {args.backbone}")
     own = network.state_dict()
-    same = other.config.classes == classes
-    fitting = {k: v for k, v in other.weights.items() if k in own and v.shape == own[k].shape}
-    if own.keys() != other.weights.keys() or (same and len(fitting) < len(own)):
+    taken = other.weights
+    if not same_classes(other.config.classes, classes):
+        # Also where by chance there are as many classes: they are others still.
+        taken = {k: v for k, v in taken.items() if ".segmentation.classifier" not in k}
+    if own.keys() != other.weights.keys() or any(v.shape != own[k].shape for k, v in taken.items()):
         raise TrainingError(f"{args.start}: was made with other --options ({json.dumps(other.config.options)})")
-    if not same:
-        # Where by chance there are as many classes, they are others still.
-        fitting = {k: v for k, v in fitting.items() if ".segmentation.classifier" not in k}
-    network.load_state_dict(fitting, strict=False)
+    network.load_state_dict(taken, strict=False)
+    if len(taken) < len(own) and parallel.rank() == 0:
+        theirs = len(other.config.classes)
+        print(
+            f"{args.start}: {len(taken)} of its {len(own)} tensors are taken; its segmentation classifier is new, for "
+            f"the {len(classes)} classes of the data are not its {theirs}"
+        )
 
 
 @torch.no_grad()
