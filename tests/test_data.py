@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from model.classes import IGNORE
 from training.augment import Augmentation, Box, Picture, jitter, resample
@@ -125,6 +125,26 @@ def test_a_damaged_picture_is_refused_by_name(tmp_path: Path, damage: Any, reaso
     with pytest.raises(DataError, match=reason) as caught:
         FolderDataset(read_info(tmp_path), "train")[(0, 0)]
     assert "000000" in str(caught.value)
+
+
+@pytest.mark.parametrize("corrupt", [False, True])
+def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path, corrupt: bool) -> None:
+    write_folder(tmp_path)
+    path = tmp_path / "images" / "000000.jpg"
+    stored = np.asarray(Image.open(path).transpose(Image.Transpose.ROTATE_90))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    Image.fromarray(stored).save(path, exif=exif, quality=95)
+    upright = np.rot90(np.asarray(Image.open(path)), -1)
+    if corrupt:
+        path.write_bytes(path.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0XX"))
+    dataset = FolderDataset(read_info(tmp_path), "train")
+    if corrupt:  # and lies on its side
+        with pytest.raises(DataError, match="16x12 pixels, its picture has 12x16"):
+            dataset.read("000000")
+    else:
+        assert upright.shape == (12, 16, 3)
+        np.testing.assert_array_equal(dataset.read("000000").image, upright)
 
 
 def test_every_epoch_is_a_permutation_and_any_start_gives_the_same_rest() -> None:

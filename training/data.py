@@ -1,13 +1,14 @@
 """The one data set format, the one class that reads it, and how several folders become one.
 
 DIR/dataset.json        name, licence, classes, splits, intrinsics
-DIR/images/NAME.jpg     sRGB (or NAME.png)
+DIR/images/NAME.jpg     sRGB (or NAME.png), turned as its EXIF says
 DIR/labels/NAME.png     uint8: class id, 255 = ignore
 DIR/depth/NAME.png      uint16: millimetres along the optical axis, 0 = invalid
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -261,7 +262,7 @@ class FolderDataset(Dataset[Sample]):
         return sample
 
     def read(self, name: str) -> Picture:
-        """The picture as it is on disk, checked."""
+        """The picture as it is on disk, turned as its EXIF says, checked."""
         root, name = self.info.homes.get(name, (self.info.root, name))
         image_path = root / "images" / f"{name}.jpg"
         if not image_path.is_file():
@@ -298,6 +299,10 @@ def _read(path: Path, mode: str, dtype: type[np.generic]) -> NDArray[Any]:
             # Colour is converted; the values of labels and depth mean something, so their mode must be right.
             if mode != "RGB" and picture.mode != mode and not (mode == "L" and picture.mode == "P"):
                 raise DataError(f"{path}: pixel mode {picture.mode}, expected {mode}")
+            if mode == "RGB":
+                picture.load()
+                with contextlib.suppress(Exception):  # A picture with corrupt EXIF is still a picture.
+                    ImageOps.exif_transpose(picture, in_place=True)  # as in the service
             return np.asarray(picture.convert("RGB") if mode == "RGB" else picture, dtype=dtype)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
