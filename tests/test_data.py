@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from model.classes import IGNORE
 from training.augment import Augmentation, Box, Picture, jitter, resample
 from training.data import DataError, FolderDataset, StepSampler, joined, read_info, read_infos
+from training.evaluate import network_size
 from training.targets import boundary_edges, surface_normals
 
 
@@ -204,6 +205,27 @@ def test_zoom_divides_depth_and_keeps_the_three_aligned() -> None:
     column = (out.depth.astype(int) * 2 - 1000) / 10
     assert np.abs(column - out.image[..., 1]).max() <= 1
     assert np.abs(out.label.astype(int) - out.image[..., 0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(90, 160), (160, 90), (120, 160), (160, 120), (100, 100), (50, 160), (24, 32), (480, 640)]
+)
+def test_depth_is_learnt_at_the_scale_at_which_it_is_measured(height: int, width: int) -> None:
+    """A network sees only how large things are: they must be as far as in evaluation where they are as large."""
+    size = (24, 32)
+    augment = Augmentation(size, zoom=(0.8, 1.6), color=0)
+    far = np.full((height, width), 4000, np.uint16)
+    picture = Picture(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8), far)
+    for seed in range(8):
+        view = augment.view(picture, np.random.default_rng(seed))
+        larger = size[0] / (view.box.bottom - view.box.top) / (max(network_size(height, width, size)) / max(far.shape))
+        depth = augment.show(picture, view, np.random.default_rng(seed)).depth
+        np.testing.assert_allclose(depth[depth > 0], 4000 / larger, rtol=0.02)  # whole pixels in evaluation
+        drawn = float(np.exp(np.random.default_rng(seed).uniform(*np.log((0.8, 1.6)))))
+        if height / width == size[0] / size[1]:
+            assert view.zoom == drawn
+        else:
+            assert view.zoom > drawn
 
 
 def test_invalid_depth_stays_invalid() -> None:
@@ -409,6 +431,20 @@ def test_depth_for_a_focal_length_does_not_depend_on_zoom_or_lens(tmp_path: Path
     # What is seen of 60 pixels' focal length in 64 pixels' width is 0.9375 longer sides; the zoom is in the depth.
     scale = 0.75 / (fx / 64)
     np.testing.assert_allclose(normal[(3, 0)]["depth"].numpy(), plain[(3, 0)]["depth"].numpy() * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(45, 80), (80, 45)])
+def test_depth_for_a_focal_length_in_pictures_of_another_shape(tmp_path: Path, size: tuple[int, int]) -> None:
+    """All that counts is the focal length in longer sides of what is seen."""
+    fx, *_ = write_plane(tmp_path, size)
+    for name in ("000000", "000001", "000002"):
+        Image.fromarray(np.full(size, 3000, np.uint16)).save(tmp_path / "depth" / f"{name}.png")
+    augment = Augmentation((24, 32), zoom=(1.0, 1.6), color=0)
+    dataset = FolderDataset(read_info(tmp_path), "train", augment, focal=0.75)
+    for epoch in range(4):
+        view = augment.view(dataset.read("000000"), np.random.default_rng([0, epoch, 0]))
+        seen = fx / (view.box.right - view.box.left)
+        np.testing.assert_allclose(dataset[(epoch, 0)]["depth"].numpy(), 3 * 0.75 / seen, rtol=1e-3)
 
 
 def test_a_focal_length_needs_intrinsics(tmp_path: Path) -> None:

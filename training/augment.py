@@ -68,8 +68,22 @@ def resample(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
     return Picture(np.asarray(resized), label, depth)
 
 
+def fitting_scale(height: int, width: int, size: tuple[int, int]) -> float:
+    """Of a whole picture, as large as fits `size` (height, width), which is turned for a portrait picture."""
+    if (height > width) != (size[0] > size[1]):
+        size = size[1], size[0]
+    return min(size[0] / height, size[1] / width)
+
+
 class View(NamedTuple):
-    """Where a picture's geometry comes from: the rectangle seen, by how much depth is divided, mirrored or not."""
+    """Where a picture's geometry comes from.
+
+    Attributes:
+        box: The rectangle seen.
+        zoom: How much larger things are in it than in the whole picture as it is measured and served, which fits the
+            training size; by this depth is divided.
+        flip: Mirrored or not.
+    """
 
     box: Box
     zoom: float
@@ -109,6 +123,8 @@ class Augmentation:
         left = (width - window_width) * rng.uniform()
         top = (height - window_height) * rng.uniform()
         flip = bool(self.flip and rng.uniform() < 0.5)
+        # A picture of another shape fills the size here, and fits it when it is measured: all in it is larger here.
+        zoom *= max(self.size[0] / height, self.size[1] / width) / fitting_scale(height, width, self.size)
         return View(Box(left, top, left + window_width, top + window_height), zoom, flip)
 
     def show(self, picture: Picture, view: View, rng: np.random.Generator) -> Picture:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from model.checkpoint import CheckpointError, load_checkpoint, with_saturation
 from model.classes import same_classes
+from training.augment import fitting_scale
 from training.data import DataError, FolderDataset, Sample, batches, ignore_signals, read_info, relative_focal
 from training.metrics import PROTOCOLS, EdgeMetrics, EigenDepthMetrics, NormalsMetrics, SegmentationMetrics, delta_m
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
@@ -42,9 +43,7 @@ PROTOCOL = "mtl"
 
 def network_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     """The size at which a picture is run: its own shape, as large as fits `size`, turned for a portrait picture."""
-    if (height > width) != (size[0] > size[1]):
-        size = size[1], size[0]
-    scale = min(size[0] / height, size[1] / width)
+    scale = fitting_scale(height, width, size)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
