@@ -32,12 +32,17 @@ class ASPPHead(nn.Module):
            └─ global mean ─ 1×1 ─┘
 
     Every branch has C/8 channels: 256 on ResNet-50, never fewer than 48.
+
+    Raises:
+        ValueError: the rates are not three numbers of at least 1.
     """
 
     def __init__(
         self, inputs: int, outputs: int, rates: tuple[int, int, int] = (12, 24, 36), dropout: float = 0.5
     ) -> None:
         super().__init__()
+        if len(rates) != 3 or min(rates) < 1:
+            raise ValueError(f"the rates of ASPP are three numbers of at least 1, not {rates}")
         width = max(48, inputs // 8)
         self.branches = nn.ModuleList([conv_bn_relu(inputs, width)])
         self.branches.extend(conv_bn_relu(inputs, width, 3, rate) for rate in rates)

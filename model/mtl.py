@@ -44,10 +44,15 @@ class SEModule(nn.Module):
         outputs: Channels handed on.
         pool: Halve the resolution; False where the next stage has the same (stages 3 and 4 at output stride 16).
         reduction: The gate's bottleneck is width / reduction, at least 8.
+
+    Raises:
+        ValueError: reduction is less than 1.
     """
 
     def __init__(self, inputs: int, width: int | None, outputs: int, pool: bool, reduction: int = 32) -> None:
         super().__init__()
+        if reduction < 1:
+            raise ValueError(f"reduction is a number of at least 1, not {reduction}")
         self.reduce = nn.Identity() if width is None else conv_bn_relu(inputs, width)
         width = width or inputs
         squeezed = max(8, width // reduction)

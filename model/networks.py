@@ -98,8 +98,9 @@ class NetworkConfig:
         backbone = BACKBONES[self.backbone](output_stride=32 if self.network in MULTI_SCALE else 16)
         try:
             network = NETWORKS[self.network](backbone, len(self.classes), **options)
-        except TypeError as error:
-            raise ValueError(f"{self.network} does not take these options: {error}") from None
+        except (TypeError, KeyError, ArithmeticError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.network} does not take these options: {reason}") from None
         network.saturation = saturation
         return network
 

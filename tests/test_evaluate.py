@@ -305,6 +305,15 @@ def test_command_refuses_other_classes(run: Any, tmp_path: Path) -> None:
     assert "miou 1.0000" in run(data=write_folder(tmp_path / "colours", classes=colours))
 
 
+def test_command_refuses_devices_and_workers_that_cannot_be(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for device in ("foo", "meta") if torch.cuda.is_available() else ("foo", "meta", "cuda"):
+        with pytest.raises(SystemExit, match=rf"^evaluate: --device {device}: [^\n]+$"):
+            run("--device", device)
+    with pytest.raises(SystemExit):
+        run("--workers", "-1")
+    assert capsys.readouterr().err.endswith("error: --workers must be at least 0\n")
+
+
 def test_depth_for_one_focal_length_is_brought_to_that_of_the_picture(tmp_path: Path) -> None:
     # The network says 1 m everywhere for a lens of half a width; these pictures have one of a whole width.
     folder = write_folder(tmp_path, intrinsics={name: [64.0, 64.0, 31.5, 23.5] for name in ("p0", "p1")})

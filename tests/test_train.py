@@ -218,6 +218,10 @@ def test_what_goes_wrong_in_a_worker_ends_the_training(boxes: Path, tmp_path: Pa
         (("--network", "nddr_cnn", "--single-task", "a", "b"), "a: no such checkpoint"),
         (("--network", "stl_aspp", "--weighting", "famo"), "this network has only segmentation"),
         (("--weighting", "pcgrad", "--compile"), "--weighting pcgrad needs a gradient per task"),
+        (("--device", "foo"), "train: --device foo: Expected one of cpu, cuda"),
+        (("--device", "meta"), "train: --device meta: "),
+        (("--options", '{"aspp_rates": [1, 2]}'), "the rates of ASPP are three numbers of at least 1, not (1, 2)"),
+        (("--options", '{"reduction": 0}'), "reduction is a number of at least 1, not 0"),
         (("--loss-stride", "5"), "--loss-stride 5 does not divide the training size 48x64"),
     ],
 )
@@ -255,6 +259,38 @@ def test_grey_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None
         parse_args(["--data", "d", "--out", "o", "--grey", share])
     assert capsys.readouterr().err.endswith("--grey is a share, 0 to 1\n")
     assert parse_args(["--data", "d", "--out", "o", "--grey", "1"]).grey == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--focal -0.85", "--focal and --class-balance must be at least 0"),
+        ("--focal nan", "--focal and --class-balance must be at least 0"),
+        ("--class-balance -1", "--focal and --class-balance must be at least 0"),
+        ("--loss-weights -1 1", "--loss-weights and --auxiliary-weights must be at least 0"),
+        ("--auxiliary-weights 1 nan", "--loss-weights and --auxiliary-weights must be at least 0"),
+        ("--color -3", "--color is a strength, 0 to 1"),
+        ("--zoom 1 inf", "--zoom: give 0 < MIN <= MAX"),
+        ("--workers -1", "--workers must be at least 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(words: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--data", "d", "--out", "o", *words.split()])
+    assert capsys.readouterr().err.endswith(f"error: {reason}\n")
+
+
+@pytest.mark.parametrize("out", ["file", "file/within"])
+def test_an_out_that_is_no_folder_is_one_line(boxes: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=f"^train: --out {tmp_path / out}: (File exists|Not a directory)$"):
+        main(command(boxes, tmp_path / out)[2:])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_where_there_is_none_is_one_line(boxes: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^train: --device cuda: [^\n]+$"):
+        main(command(boxes, tmp_path / "out", "--device", "cuda")[2:])
 
 
 def test_network_options_are_an_object(capsys: pytest.CaptureFixture[str]) -> None:

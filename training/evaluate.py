@@ -33,6 +33,7 @@ from model.classes import same_classes
 from training.augment import fitting_scale
 from training.data import DataError, FolderDataset, Sample, batches, ignore_signals, read_info, relative_focal
 from training.metrics import PROTOCOLS, EdgeMetrics, EigenDepthMetrics, NormalsMetrics, SegmentationMetrics, delta_m
+from training.parallel import usable_device
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
 
 PROTOCOL = "mtl"
@@ -332,7 +333,10 @@ def main(argv: list[str] | None = None) -> None:
     add("--workers", type=int, default=2)
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
+    if args.workers < 0:
+        parser.error("--workers must be at least 0")
     try:
+        device = usable_device(args.device)
         checkpoint = load_checkpoint(args.checkpoint)
         if args.saturation is not None:
             checkpoint = with_saturation(checkpoint, args.saturation)
@@ -340,7 +344,7 @@ def main(argv: list[str] | None = None) -> None:
         if not same_classes(info.classes, checkpoint.config.classes):
             raise DataError(f"{args.data / 'dataset.json'}: its classes are not those of {args.checkpoint}")
         dataset = FolderDataset(info, args.split)
-        network = checkpoint.network().to(args.device)
+        network = checkpoint.network().to(device)
         size = tuple(checkpoint.info["training"]["size"])
         result = evaluate(
             network,
@@ -366,7 +370,7 @@ def main(argv: list[str] | None = None) -> None:
             except ValueError as error:
                 raise DataError(f"--baseline: {error}") from None
             result["baseline"] = [str(path) for path in args.baseline]
-    except (CheckpointError, DataError) as error:
+    except (CheckpointError, DataError, ValueError) as error:
         sys.exit(f"evaluate: {error}")
     print(json.dumps(result, indent=2) if args.json else format_result(result))
 

@@ -19,12 +19,31 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ValueError: there is no such device, or PyTorch cannot compute on it here; the message is one line.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {' '.join(str(error).split())[:200]}") from None
+    return device
+
+
 def start(device: str) -> torch.device:
-    """Joins the other processes, if torchrun started several; the device that this one works on."""
+    """Joins the other processes, if torchrun started several; the device that this one works on.
+
+    Raises:
+        ValueError: as `usable_device`.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return torch.device(device)
+        return usable_device(device)
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if usable_device(device).type == "cuda":
         torch.cuda.set_device(device)
     timeout = timedelta(hours=2)  # while the first process measures on the validation pictures, the others wait for it
     store, number, processes = next(rendezvous("env://", timeout=timeout))

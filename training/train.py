@@ -204,12 +204,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--epochs, --eval-every, --log-every, --accumulate and --loss-stride must be at least 1")
     if not 0 <= args.swa <= args.epochs:
         parser.error("--swa: give 0 to the number of --epochs")
+    if args.workers < 0:
+        parser.error("--workers must be at least 0")
     if not isinstance(args.options, dict):
         parser.error("--options is a JSON object")
     if not 0 <= args.grey <= 1:
         parser.error("--grey is a share, 0 to 1")
-    if not 0 < args.zoom[0] <= args.zoom[1]:
+    if not 0 <= args.color <= 1:
+        parser.error("--color is a strength, 0 to 1")
+    if not 0 < args.zoom[0] <= args.zoom[1] < math.inf:
         parser.error("--zoom: give 0 < MIN <= MAX")
+    if not all(0 <= weight < math.inf for weight in args.loss_weights + args.auxiliary_weights):
+        parser.error("--loss-weights and --auxiliary-weights must be at least 0")
+    if not (0 <= args.focal < math.inf and 0 <= args.class_balance < math.inf):
+        parser.error("--focal and --class-balance must be at least 0")
     if not (0 <= args.ema < 1 and args.warmup >= 0 and args.clip >= 0 and args.exchange_lr > 0):
         parser.error("give 0 <= --ema < 1, --warmup >= 0, --clip >= 0, --exchange-lr > 0")
     return args
@@ -554,7 +562,10 @@ def train(args: argparse.Namespace) -> int:
         values = parallel.mean(torch.stack([loss.detach() for loss in losses.values()]))
         return dict(zip(losses, values, strict=True))
 
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"--out {args.out}: {error.strerror}") from None
     data = describe_data(infos, args.train_split, former) if first else {}
     stop_requested = False
 
