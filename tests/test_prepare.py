@@ -616,6 +616,17 @@ CHECK_ERRORS: dict[str, tuple[Callable[[Path], Any], str]] = {
         spoil_json(splits={"train": ["kitchen-001", "kitchen-002"], "val": ["study-001"], "test": ["kitchen-001"]}),
         r"1 pictures, as 'kitchen-001', are in 'train' and 'test'",
     ),
+    "trainval and test overlap": (
+        spoil_json(
+            splits={
+                "train": ["kitchen-001", "kitchen-002"],
+                "val": ["study-001"],
+                "trainval": ["kitchen-001", "kitchen-002", "study-001", "hall-001"],
+                "test": ["hall-001"],
+            }
+        ),
+        r"1 pictures, as 'hall-001', are in 'trainval' and 'test'",
+    ),
     "twice in a split": (
         spoil_json(splits={"train": ["kitchen-001"] * 2, "val": ["study-001"], "test": ["hall-001"]}),
         r"a picture is in split 'train' twice",
@@ -662,8 +673,17 @@ def test_check_of_no_data_set() -> None:
         prepare.main(["check", "/nonexistent"])
 
 
-def test_check_knows_intrinsics_have_four_numbers(folder: Path) -> None:
-    spoil_json(intrinsics={"hall-001": [1, 2, 3]})(folder)
+def test_check_takes_trainval_for_train_and_val(folder: Path) -> None:
+    parts = {"train": ["kitchen-001", "kitchen-002"], "val": ["study-001"]}
+    spoil_json(splits=parts | {"trainval": parts["train"] + parts["val"], "test": ["hall-001"]})(folder)
+    assert not check_folder(folder).errors
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 2, 3], [0, 0, 0, 0], [float("nan"), 500, 320, 240], [500, -500, 320, 240], ["500"] * 4, "wide"]
+)
+def test_check_knows_intrinsics_are_four_numbers(folder: Path, values: Any) -> None:
+    spoil_json(intrinsics={"hall-001": values})(folder)
     with pytest.raises(DataError, match=r"the intrinsics of 'hall-001' are not fx, fy, cx, cy"):
         check_folder(folder)
 

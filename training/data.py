@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -114,11 +115,18 @@ def read_info(root: Path) -> DatasetInfo:
     for one in classes:
         if len(one.color) != 3 or any(type(v) is not int or not 0 <= v <= 255 for v in one.color):
             raise DataError(f"{path}: the colour of class '{one.name}' is not three numbers from 0 to 255")
-    if wrong := next((name for name, values in info.intrinsics.items() if len(values) != 4), None):
-        raise DataError(f"{path}: the intrinsics of '{wrong}' are not fx, fy, cx, cy")
+    if wrong := next((name for name, values in info.intrinsics.items() if not _are_intrinsics(values)), None):
+        raise DataError(
+            f"{path}: the intrinsics of '{wrong}' are not fx, fy, cx, cy: finite numbers, fx and fy above 0"
+        )
     if [c.id for c in classes] != list(range(len(classes))) or not 1 <= len(classes) <= IGNORE:
         raise DataError(f"{path}: class ids must count up from 0, and there may be 1 to {IGNORE}")
     return info
+
+
+def _are_intrinsics(values: tuple[Any, ...]) -> bool:
+    numbers = len(values) == 4 and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+    return numbers and min(values[:2]) > 0
 
 
 def read_infos(roots: Sequence[Path]) -> list[DatasetInfo]:

@@ -89,11 +89,9 @@ def _check_splits(info: DatasetInfo, report: Report) -> None:
     for split, names in info.splits.items():
         if len(set(names)) != len(names):
             report.errors.append(f"{path}: a picture is in split '{split}' twice")
-    parts = [(split, set(info.splits.get(split, ()))) for split in ("train", "val", "test")]
-    for i, (first, a) in enumerate(parts):
-        for second, b in parts[i + 1 :]:
-            if both := a & b:
-                report.errors.append(f"{path}: {len(both)} pictures, as '{min(both)}', are in '{first}' and '{second}'")
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test"), ("trainval", "test")):
+        if both := set(info.splits.get(first, ())) & set(info.splits.get(second, ())):
+            report.errors.append(f"{path}: {len(both)} pictures, as '{min(both)}', are in '{first}' and '{second}'")
 
 
 def _check_maps(info: DatasetInfo, names: list[str], report: Report) -> None:
