@@ -320,3 +320,13 @@ def test_depth_for_one_focal_length_is_brought_to_that_of_the_picture(tmp_path: 
     values = evaluate(Oracle("depth"), FolderDataset(read_info(folder), "test"), (48, 64), focal=0.5)["values"]
     pixels = 48 * 64 - 1
     assert values["rmse"] == pytest.approx(((48 * 32 - 1) / pixels) ** 0.5)  # now the left is wrong by 1 m
+
+
+def test_pictures_whose_focal_length_is_not_known_are_counted_in_a_note(tmp_path: Path) -> None:
+    dataset = FolderDataset(read_info(write_folder(tmp_path, intrinsics={"p0": [64.0, 64.0, 31.5, 23.5]})), "test")
+    result = evaluate(Oracle("depth"), dataset, (48, 64), focal=0.5)
+    assert result["notes"] == ["1 of 2 pictures have no intrinsics: depth as of a focal length of 0.5"]
+    assert evaluate(Oracle("depth"), dataset, (48, 64))["notes"] == []
+    assert evaluate(Oracle("segmentation"), dataset, (48, 64), focal=0.5)["notes"] == []
+    known = write_folder(tmp_path / "known", intrinsics={name: [64.0, 64.0, 31.5, 23.5] for name in ("p0", "p1")})
+    assert evaluate(Oracle("depth"), FolderDataset(read_info(known), "test"), (48, 64), focal=0.5)["notes"] == []

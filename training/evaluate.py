@@ -159,7 +159,7 @@ def evaluate(
         scales: Of the training size, to average over.
         flip: Average over the mirrored picture too.
         focal: If not 0, the relative focal length that the network's depth is for (`training.data.relative_focal`): it
-            is brought to that of each picture whose intrinsics are known.
+            is brought to that of each picture whose intrinsics are known; a note says of how many they are not.
 
     Returns:
         JSON-able: `data`, `split`, `protocol`, `depth_kind`, `augmentation` (at test time; None), `pictures`, `values`
@@ -210,6 +210,11 @@ def evaluate(
     notes = []
     if isinstance(figures.depth, EigenDepthMetrics) and figures.depth.whole:
         notes.append(f"{figures.depth.whole} of {figures.depth.pictures} pictures are not 480x640: not cropped")
+    without = sum(name not in info.intrinsics for name in dataset.names)
+    if focal and without and "depth" in figures.tasks:
+        notes.append(
+            f"{without} of {len(dataset)} pictures have no intrinsics: depth as of a focal length of {focal:g}"
+        )
     iou = figures.segmentation.iou()
     result: dict[str, Any] = {
         "data": info.name,
