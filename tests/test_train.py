@@ -272,9 +272,10 @@ def test_grey_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None
         ("--color -3", "--color is a strength, 0 to 1"),
         ("--zoom 1 inf", "--zoom: give 0 < MIN <= MAX"),
         ("--workers -1", "--workers must be at least 0"),
+        ("--start s --single-task a b", "--start and --single-task are two starts; give one of them"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(words: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_make_no_sense_are_refused(words: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_args(["--data", "d", "--out", "o", *words.split()])
     assert capsys.readouterr().err.endswith(f"error: {reason}\n")

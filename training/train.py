@@ -204,6 +204,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--epochs, --eval-every, --log-every, --accumulate and --loss-stride must be at least 1")
     if not 0 <= args.swa <= args.epochs:
         parser.error("--swa: give 0 to the number of --epochs")
+    if args.start and args.single_task not in (None, ["none"]):
+        parser.error("--start and --single-task are two starts; give one of them")
     if args.workers < 0:
         parser.error("--workers must be at least 0")
     if not isinstance(args.options, dict):
