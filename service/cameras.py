@@ -87,8 +87,11 @@ class Given:
     @property
     def stretch(self) -> float:
         """`stretch` of the camera that it gives; 1 for one that is impossible, which `camera_of` will say."""
-        fx, fy = self.fx or 0.0, self.fy or 0.0
-        return _stretch(fx, fy) if 0 < fx < math.inf and 0 < fy < math.inf else 1.0
+        if not self.fx or not self.fy:
+            return 1.0
+        stretch = _stretch(self.fx, self.fy)
+        least, most = FOCAL_RANGE
+        return stretch if least / most <= stretch <= most / least else 1.0
 
     def __post_init__(self) -> None:
         if self.fx is not None and self.hfov is not None:
