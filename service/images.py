@@ -16,6 +16,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -164,7 +165,7 @@ def _has_endless_chunks(png: bytes) -> bool:
     """Whether it has too many chunks, which Pillow reads one by one."""
     position = 8
     for _ in range(MAX_CHUNKS):
-        if position >= len(png):
+        if position >= len(png) or png.startswith(b"IEND", position + 4):
             return False
         position += 12 + int.from_bytes(png[position : position + 4], "big")
     return True
@@ -187,17 +188,18 @@ def _has_endless_segments(jpeg: bytes) -> bool:
 
 
 def _tiff_tiles(data: bytes) -> int:
-    """How many strips or tiles the first picture of a TIFF has, by its directory; 0 of a broken one."""
+    """How many strips or tiles the first picture of a TIFF has, by its directory as far as that goes."""
     order = "<" if data.startswith(b"I") else ">"
     offset, count, entry, value = (8, "Q", 20, "HHQ") if data[2:4] in (b"+\0", b"\0+") else (4, "H", 12, "HHI")
-    try:
+    most = 0
+    with suppress(struct.error):  # It may be cut off, or far behind the end.
         (start,) = struct.unpack_from(order + ("Q" if entry == 20 else "I"), data, offset)
         (entries,) = struct.unpack_from(order + count, data, start)
         first = start + struct.calcsize(order + count)
-        tags = (struct.unpack_from(order + value, data, first + entry * k) for k in range(min(entries, 65536)))
-        return max((n for tag, _, n in tags if tag in TIFF_OFFSETS), default=0)
-    except struct.error:
-        return 0
+        for k in range(min(entries, 65536)):
+            tag, _, n = struct.unpack_from(order + value, data, first + entry * k)
+            most = max(most, n) if tag in TIFF_OFFSETS else most
+    return most
 
 
 def _load_reduced(jpeg: Image.Image, sizes: Sequence[Size], stretch: float) -> tuple[Image.Image, Size]:

@@ -200,8 +200,9 @@ CHUNK = bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
         tiff_of(10**6, order=">"),
         tiff_of(10**6, big=True),
         tiff_of(10**6, big=True, order=">"),
+        tiff_of(10**6)[:8] + b"\xff" + tiff_of(10**6)[9:],  # A directory that is cut off.
     ],
-    ids=["scans", "exif", "segments", "chunks", "tiff", "tiff-mm", "bigtiff", "bigtiff-mm"],
+    ids=["scans", "exif", "segments", "chunks", "tiff", "tiff-mm", "bigtiff", "bigtiff-mm", "tiff-cut"],
 )
 def test_files_that_would_take_minutes_are_refused_at_once(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(*_: Any, **__: Any) -> None:
@@ -221,8 +222,9 @@ def test_files_that_would_take_minutes_are_refused_at_once(data: bytes, monkeypa
         encode(quadrants(), "JPEG") + random.Random(0).randbytes(10**7),
         encode(quadrants(), "JPEG") + b"\xff\xda" * 10**6,
         png_of(CHUNK * 10_000),
+        encode(quadrants()) + bytes(10**6),
     ],
-    ids=["scans", "segments", "film", "markers", "chunks"],
+    ids=["scans", "segments", "film", "markers", "chunks", "zeros"],
 )
 def test_files_with_many_parts_are_read(data: bytes) -> None:
     assert decode(data).shape[2] == 3
