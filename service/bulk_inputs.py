@@ -27,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# HEIC is not read, and so that it is said of each, it is not left out.
-PICTURES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .avif .heic .heif".split()  # noqa: SIM905
+HEIC = frozenset([".heic", ".heif"])
+"""Not read, and so that it is said of each, not left out either."""
+PICTURES = HEIC | frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"]
 )
 VIDEOS = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts"])
 NO_DECODER = "videos need a decoder: install the extra segdepth[video], or PyAV (av)"

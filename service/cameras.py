@@ -185,8 +185,7 @@ def metric_depth(depth: UInt16, camera: Camera, box: Letterbox, focal_px: float 
     if focal_px is None:
         return depth
     scale = min(box.canvas[0] / box.size[0], box.canvas[1] / (box.size[1] * camera.stretch))
-    focal = camera.fx if camera.stretch == 1 else camera.fy
-    return _times(focal * scale / focal_px).take(depth)
+    return _times(camera.fx * camera.stretch * scale / focal_px).take(depth)
 
 
 @lru_cache(maxsize=16)  # Most requests come from few cameras.

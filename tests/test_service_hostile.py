@@ -69,6 +69,15 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=20)
 
 
+def connect_narrow(server: Server) -> socket.socket:
+    """Nearly all that this client does not read waits with the server."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", server.port))
+    return client
+
+
 def head(*headers: str, line: str = "POST /predict HTTP/1.1") -> bytes:
     return "\r\n".join([line, "Host: x", *headers, "", ""]).encode("latin-1")
 
@@ -133,20 +142,17 @@ def test_empty_lines_between_requests_keep_no_connection(server: Server, line: b
         assert status == 408
 
 
-def large_answer() -> bytes:
+def large_answer(*headers: str) -> bytes:
     """A request whose answer is larger than the buffers on the way."""
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
     picture = encode(noise, "JPEG", quality=20)
-    return head(f"Content-Length: {len(picture)}", line="POST /predict?output=overlay HTTP/1.1") + picture
+    return head(*headers, f"Content-Length: {len(picture)}", line="POST /predict?output=overlay HTTP/1.1") + picture
 
 
 def test_a_client_that_reads_slowly_is_not_cut_off(server: Server) -> None:
     """It takes three times as much as it must, but what it takes comes from the kernel's buffer for a long time."""
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(20)
-        client.connect(("127.0.0.1", server.port))
-        client.sendall(large_answer().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+    with connect_narrow(server) as client:
+        client.sendall(large_answer("Connection: close"))
         since, received = time.perf_counter(), b""
         while (seconds := time.perf_counter() - since) < 6:
             if len(received) < 130_000 * seconds:
@@ -161,18 +167,15 @@ def test_a_client_that_reads_slowly_is_not_cut_off(server: Server) -> None:
 
 def test_large_answers_that_nobody_takes_are_bounded(server: Server) -> None:
     """One alone may be larger than the bound; the next has to wait until its client has it. Small ones need not."""
-    request = large_answer()
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(20)
-        client.connect(("127.0.0.1", server.port))
+    request = large_answer("Connection: close")
+    with connect_narrow(server) as client:
         client.sendall(request)
         assert client.recv(12) == b"HTTP/1.1 200"
-        status, body = exchange(server, request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        status, body = exchange(server, request)
         assert (status, json.loads(body)["type"]) == (503, "urn:segdepth:problem:overloaded")
         assert httpx.post(f"{server.url}/predict", content=PICTURE).status_code == 200
     for _ in range(50):  # Until the server has seen that it is gone.
-        status, body = exchange(server, request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        status, body = exchange(server, request)
         if status == 200:
             break
         time.sleep(0.1)
@@ -191,12 +194,8 @@ def test_answers_to_a_batch_are_bounded_together(server: Server) -> None:
 
 def test_a_client_that_stops_reading(server: Server) -> None:
     """The connection is cut."""
-    request = large_answer()
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(20)
-        client.connect(("127.0.0.1", server.port))
-        client.sendall(request)
+    with connect_narrow(server) as client:
+        client.sendall(large_answer())
         first = client.recv(1000)
         length = int(first.lower().partition(b"content-length: ")[2].split()[0])
         assert length > 6_000_000  # More than the kernel keeps for it.

@@ -43,16 +43,17 @@ def start(device: str) -> torch.device:
         return usable_device(device)
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    if usable_device(device).type == "cuda":
-        torch.cuda.set_device(device)
+    own = usable_device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
     timeout = timedelta(hours=2)  # while the first process measures on the validation pictures, the others wait for it
     store, number, processes = next(rendezvous("env://", timeout=timeout))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(processes):
         # torchrun keeps one store over all restarts; in it are the addresses of processes that are no more.
         store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    backend = "nccl" if device.startswith("cuda") else "gloo"
+    backend = "nccl" if own.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=timeout)
-    return torch.device(device)
+    return own
 
 
 def finish() -> None:
