@@ -6,7 +6,7 @@ less to count than after resizing, which adds no knowledge.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ def measure(maps: Maps) -> Measures:
     nearest_mm = np.full(256, INVALID_DEPTH + 1, np.uint16)  # No pixel of a class without valid depth has that.
     for id_, counts in _histograms(labels, depth):
         counts[INVALID_DEPTH] = 0
-        depths = np.flatnonzero(counts)
+        depths = np.flatnonzero(counts > 0)  # Of truth values three times as fast as of numbers.
         if len(depths):
             seen[id_] = depths, counts[depths]
             nearest_mm[id_] = depths[0]
@@ -71,10 +71,8 @@ def measure(maps: Maps) -> Measures:
         depths, pixels = seen[int(id_)]
         y, x = divmod(int(places[first]), box.width)
         nearest = Nearest(int((x + 0.5) / across), int((y + 0.5) / down), int(depths[0]) / 1000)
-        area = float(np.dot(pixels.astype(np.float64), np.square(depths, dtype=np.float64))) * pixel_m2
-        upto = pixels.cumsum()
-        p5, median, p95 = (_percentile(depths, upto, percent) for percent in (5, 50, 95))
-        found[int(id_)] = Measure(p5, median, p95, nearest, area)
+        area = int(np.dot(pixels, depths * depths)) * pixel_m2
+        found[int(id_)] = Measure(*_percentiles(depths, pixels, (5, 50, 95)), nearest, area)
     min_m = min((m.nearest.depth_m for m in found.values()), default=None)
     max_m = max((int(depths[-1]) / 1000 for depths, _ in seen.values()), default=None)
     return Measures(found, min_m, max_m)
@@ -96,10 +94,13 @@ def _histograms(labels: UInt8, depth: UInt16) -> Iterator[tuple[int, NDArray[np.
             yield int(id_), np.bincount(depth[labels == id_], minlength=1)
 
 
-def _percentile(depths: NDArray[np.intp], upto: NDArray[np.intp], percent: float) -> float:
-    """Of increasing millimetres, each with the number of pixels up to it, in metres; between two pixels, a linear mean
-    of them."""
-    position = (int(upto[-1]) - 1) * percent / 100
-    below = int(position)
-    low, high = depths[upto.searchsorted((below, min(below + 1, int(upto[-1]) - 1)), side="right")].tolist()
-    return float(low + (high - low) * (position - below)) / 1000
+def _percentiles(depths: NDArray[np.intp], pixels: NDArray[np.intp], percents: Sequence[float]) -> list[float]:
+    """Of increasing millimetres, each with its number of pixels, in metres; between two pixels, a linear mean of
+    them."""
+    upto = pixels.cumsum()
+    last = int(upto[-1]) - 1
+    positions = [last * percent / 100 for percent in percents]
+    places = [place for position in positions for place in (int(position), min(int(position) + 1, last))]
+    found = iter(depths[upto.searchsorted(places, side="right")].tolist())
+    # Two at a time: of the pixels before and behind each position.
+    return [(low + (high - low) * (at % 1)) / 1000 for at, low, high in zip(positions, found, found, strict=True)]
