@@ -192,8 +192,10 @@ def test_service_is_measured(server: Server, tmp_path: Path) -> None:
     assert set(service["closed"]) == {"1", "2"} and service["capacity_per_s"] > 0
     assert len(service["of_engine"]["2"]) == 3 and 0 < max(service["of_engine"]["2"]) < 1
     assert list(service["open"]) == ["50%, evenly", "50%, at random", "80%, evenly", "80%, at random"]
-    assert service["live_during_overload"]["statuses"].get("200", 0) > 0
-    assert service["recovery_s"] is not None
+    assert len(service["overloads"]) == 3
+    for one in service["overloads"]:
+        assert one["live"]["statuses"].get("200", 0) > 0 and one["recovery_s"] is not None
+        assert one["goodput_of_capacity"] == one["flood"]["ok_per_s"] / one["capacity_per_s"] > 0
     about = {"model": "m", "device": "cpu", "threads": 0}
     text = serving.markdown({"engine_per_s": {"batch 1": 100.0}, "service": service, **about})
     assert "five times the capacity" in text and "| 2 |" in text
