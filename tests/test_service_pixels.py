@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import platform
 import re
 import signal
 import socket
@@ -132,6 +133,15 @@ def with_pool(test: Callable[[Pixels, Metrics], Awaitable[None]], workers: int =
 
 def lost(metrics: Metrics) -> float:
     return float(re.findall(r"^segdepth_pixel_processes_lost_total (\S+)", metrics.text().decode(), re.MULTILINE)[0])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries of C have other ways")
+def test_a_process_keeps_the_memory_of_its_maps() -> None:
+    async def test(pool: Pixels, _: Metrics) -> None:
+        faults = await pool.run(jobs.page_faults, [30 << 20, 1 << 20, 4 << 20, 30 << 20])
+        assert sum(faults[1:]) < 100  # Of 8960 pages.
+
+    with_pool(test)
 
 
 def test_what_a_process_raises_and_how_its_death_is_survived(

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -745,3 +746,21 @@ def test_deterministic_asks_for_it_and_the_loss_is_the_same(monkeypatch: pytest.
         choose_kernels(torch.device("cpu"), deterministic=False)
     assert not torch.backends.cudnn.benchmark
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries of C have other ways")
+def test_freed_memory_is_kept() -> None:
+    """Of maps larger than 32 MiB, which glibc on its own never keeps."""
+    code = """
+import resource, torch
+from training.train import keep_memory
+keep_memory()
+faults = []
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(10 << 20)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sum(faults[2:]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) < 1000  # Of 40960 pages.

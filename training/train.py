@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import ctypes
 import json
 import math
 import os
@@ -67,6 +68,8 @@ from training.weighting import WEIGHTINGS, backward_per_task, check_combination
 
 CHECKPOINT = "checkpoint.safetensors"
 EXIT_STOPPED = 128 + signal.SIGTERM
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of glibc's mallopt(3)."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -450,6 +453,7 @@ def train(args: argparse.Namespace) -> int:
     info = joined(infos)
     refuse_impossible(args, device, infos)
     choose_kernels(device, args.deterministic)
+    keep_memory()
     args.options = options_of(args)
     config = NetworkConfig(args.network, args.backbone, info.classes, args.options)
     torch.manual_seed(args.seed)
@@ -688,6 +692,15 @@ def choose_kernels(device: torch.device, deterministic: bool) -> None:
     if deterministic:
         # What cuBLAS wants to be told before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def keep_memory() -> None:
+    """Has glibc keep what is freed. Else it gives maps larger than 32 MiB back to the kernel, and takes their pages
+    anew at every step, which on a CPU is a tenth of the time."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # Other libraries of C have other ways.
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
+            mallopt(parameter, value)
 
 
 def ahead(batches: Iterable[Sample], device: torch.device) -> Iterator[tuple[Sample, dict[str, Tensor]]]:
