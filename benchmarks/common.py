@@ -114,7 +114,7 @@ def serve_command(port: int | str, model: Path | str) -> list[str]:
 def server(command: Sequence[str], port: int, ready: str, wait_s: float = 120.0, **variables: str) -> Iterator[int]:
     """Run a server until the end of the block; its process id is given once GET `ready` says 200.
 
-    It has a process group of its own, so that the workers of those that fork end with it.
+    It has a session of its own, so that the workers of those that fork end with it, and count with it.
     """
     outside = {name: value for name, value in os.environ.items() if not name.startswith("SEGDEPTH_")}
     environment = {**outside, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **variables}

@@ -12,7 +12,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +104,12 @@ def measure(
             for entry in entries:
                 port = free_port()
                 command = [part.replace("PORT", str(port)) for part in entry.command]
-                with server(command, port, entry.ready, **entry.variables):
+                with server(command, port, entry.ready, **entry.variables) as pid:
                     url = f"http://127.0.0.1:{port}{entry.path}"
                     check(url, Path(files[entry.upload][0]).read_bytes(), entry.upload, size)
                     requests = [Request(entry.path, file, entry.upload) for file in files[entry.upload]]
-                    warmup = min(2.0, seconds / 2)
-                    got = {
-                        str(n): run(Load("127.0.0.1", port, requests, seconds, connections=n, warmup_s=warmup))
-                        for n in connections
-                    }
+                    load = Load("127.0.0.1", port, requests, seconds, warmup_s=min(2.0, seconds / 2), session=pid)
+                    got = {str(n): run(replace(load, connections=n)) for n in connections}
                 results[entry.name].append(got)
                 print(
                     entry.name,
@@ -124,7 +121,8 @@ def measure(
 
 
 def summary(results: dict[str, list[dict[str, Measured]]], against: str) -> tuple[dict[str, Any], str]:
-    """Medians over the rounds, as figures and as a table with the ratio of the best throughput to that of `against`."""
+    """Medians over the rounds, as figures and as a table: what a picture took of the cores at the best throughput, and
+    the ratio of that to the best of `against`."""
     best: dict[str, float] = {}
     figures: dict[str, Any] = {}
     rows = []
@@ -138,7 +136,10 @@ def summary(results: dict[str, list[dict[str, Measured]]], against: str) -> tupl
         middle = statistics.median(p50 for p50 in first if p50 is not None) if any(first) else None
         failed = sum(k for got in rounds for m in got.values() for status, k in m.statuses.items() if status != "200")
         ratio = best[name] / best[against] if best[against] else 0.0
-        rows.append([name, *rates.values(), ms(middle), failed, ratio])
+        busiest = [got[max(rates, key=rates.__getitem__)] for got in rounds]
+        cpu = statistics.median(1000 * (m.server_cpu or 0) / m.ok_per_s if m.ok_per_s else 0.0 for m in busiest)
+        rows.append([name, *rates.values(), ms(middle), cpu, failed, ratio])
     numbers = list(next(iter(figures.values()))["per_s"])
-    heads = ["server", *(f"pictures/s, {n} connections" for n in numbers), f"p50 ms, {numbers[0]}", "failed", "ratio"]
+    rate_heads = [f"pictures/s, {n} connections" for n in numbers]
+    heads = ["server", *rate_heads, f"p50 ms, {numbers[0]}", "ms of a core a picture", "failed", "ratio"]
     return figures, table(heads, rows)

@@ -17,12 +17,14 @@ import asyncio
 import itertools
 import json
 import math
+import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -71,6 +73,8 @@ class Load:
     """Arrivals at equal intervals (as wrk2, vegeta and k6 send them) instead of at random."""
     warmup_s: float = 0.0
     """Before the time that counts; of a closed loop only."""
+    session: int | None = None
+    """Of the server's processes, whose `server_cpu` is then measured."""
 
 
 @dataclass
@@ -91,6 +95,8 @@ class Measured:
     sent: int = 0
     generator_cpu: float = 0.0
     """Cores that the generator itself took."""
+    server_cpu: float | None = None
+    """Cores that all processes of the load's `session` took."""
 
 
 class Sending:
@@ -346,11 +352,24 @@ class _Sender:
         await self.all_answered()
 
 
+def cpu_seconds(session: int) -> float:
+    """Of the processes that are in a session now, since each of them began."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # It has ended.
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 async def _main(load: Load) -> Measured:
     sender = _Sender(load)
+    servers = cpu_seconds(load.session) if load.session else 0.0
     cpu, since = time.process_time(), time.perf_counter()
     await (sender.closed_loop() if load.connections else sender.open_loop())
-    cores = (time.process_time() - cpu) / (time.perf_counter() - since)
+    seconds = time.perf_counter() - since
+    cores = (time.process_time() - cpu) / seconds
     answers = sum(n for status, n in sender.statuses.items() if status != "error")
     return Measured(
         seconds=load.seconds,
@@ -362,6 +381,7 @@ async def _main(load: Load) -> Measured:
         bytes_per_answer=sender.bytes / max(1, answers),
         sent=sender.sent,
         generator_cpu=cores,
+        server_cpu=(cpu_seconds(load.session) - servers) / seconds if load.session else None,
     )
 
 

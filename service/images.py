@@ -483,8 +483,9 @@ def _depth_steps(depth: UInt16, min_m: float, max_m: float) -> UInt8:
     per_mm = 254 / (1000 * (max_m - min_m))
     steps = np.multiply(depth, np.float32(per_mm), dtype=np.float32)
     steps += np.float32(1.5 - 1000 * min_m * per_mm)  # A half, for the cast cuts off.
-    steps = steps.clip(1, 255, out=steps).astype(np.uint8)
-    return np.multiply(steps, depth != INVALID_DEPTH, out=steps)
+    found: UInt8 = steps.clip(1, 255, out=steps).astype(np.uint8)
+    found *= depth != INVALID_DEPTH
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -72,7 +72,8 @@ def measure(maps: Maps) -> Measures:
         y, x = divmod(int(places[first]), box.width)
         nearest = Nearest(int((x + 0.5) / across), int((y + 0.5) / down), int(depths[0]) / 1000)
         area = int(np.dot(pixels, depths * depths)) * pixel_m2
-        found[int(id_)] = Measure(*_percentiles(depths, pixels, (5, 50, 95)), nearest, area)
+        p5, median, p95 = _percentiles(depths, pixels, (5, 50, 95))
+        found[int(id_)] = Measure(p5, median, p95, nearest, area)
     min_m = min((m.nearest.depth_m for m in found.values()), default=None)
     max_m = max((int(depths[-1]) / 1000 for depths, _ in seen.values()), default=None)
     return Measures(found, min_m, max_m)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import unittest.mock
@@ -201,6 +205,17 @@ def test_service_is_measured(server: Server, tmp_path: Path) -> None:
     assert "five times the capacity" in text and "| 2 |" in text
 
 
+def test_cores_of_a_session_are_counted() -> None:
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\nwhile True: time.sleep(9)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout and process.stdout.readline()
+            assert 0.5 <= load.cpu_seconds(process.pid) + 0.02 < 1
+        finally:
+            process.kill()
+    assert load.cpu_seconds(process.pid) == 0
+
+
 def test_contest_checks_the_job(server: Server) -> None:
     data = encode(quadrants(), "JPEG")
     form = contest.multipart(data)
@@ -210,6 +225,22 @@ def test_contest_checks_the_job(server: Server) -> None:
         contest.check(f"{server.url}/predict", b"hello", contest.RAW, (64, 48))
     with pytest.raises(SystemExit, match="size"):
         contest.check(f"{server.url}/predict", data, contest.RAW, (640, 480))
+
+
+def test_contest_measures_servers_in_turn() -> None:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.peer_apps.ours_free:create", "--port", "PORT"]
+    entries = [contest.Entry(name, command, {}, "/health/ready") for name in ("one", "another")]
+    results = contest.measure(entries, [1, 2], 0.5, 1, (640, 480))
+    assert {name: len(rounds) for name, rounds in results.items()} == {"one": 1, "another": 1}
+    figures, markdown = contest.summary(results, "another")
+    for name, connections in itertools.product(results, ("1", "2")):
+        measured = results[name][0][connections]
+        assert measured.statuses.keys() == {"200"} and figures[name]["per_s"][connections] == measured.ok_per_s > 0
+        assert measured.server_cpu is not None and 0.05 < measured.server_cpu < (os.cpu_count() or 1) + 0.5
+    first, second = ([float(cell) for cell in row.split("|")[2:-1]] for row in markdown.splitlines()[2:])
+    busiest = results["one"][0][max("12", key=lambda n: results["one"][0][n].ok_per_s)]
+    assert first[3] == pytest.approx(1000 * (busiest.server_cpu or 0) / busiest.ok_per_s, rel=0.02)
+    assert first[-1] == pytest.approx(max(first[:2]) / max(second[:2]), rel=0.02) and second[-1] == 1
 
 
 def test_soak_counts_what_stays_and_what_is_lost(tiny_model: Path, tmp_path: Path) -> None:
