@@ -58,7 +58,7 @@ class Metrics:
         )
         self.batches = Counter(
             "segdepth_batches",
-            "Batches, by engine and by why they were not larger: full, empty (nothing else waited) or size.",
+            "Batches, by engine and by why they were not larger: full, empty (nothing else waited), size or shared.",
             ["engine", "released"],
             registry=self._registry,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from model.classes import IGNORE, NYU40, SUN37
 from training import prepare, prepare_nyud
 from training.data import DataError, FolderDataset, read_info
 from training.prepare_check import check_folder
-from training.prepare_folder import make_splits
+from training.prepare_folder import load_old_mat, make_splits, open_mat73
 from training.prepare_nyud import prepare_nyud as run_nyud
 from training.prepare_sunrgbd import decode_depth, prepare_sunrgbd, sample_path
 
@@ -335,6 +336,15 @@ def test_nyud_without_scenes_says_what_to_do(nyud: Nyud) -> None:
         nyud.run(val=0.3)
     assert not nyud.out.exists()
     nyud.run()
+
+
+def test_what_reads_matlab_files_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(DataError, match=r"^h5py is not installed.*\[prepare\]"), open_mat73(tmp_path / "a.mat"):
+        pass
+    with pytest.raises(DataError, match=r"^scipy.io is not installed.*\[prepare\]"):
+        load_old_mat(tmp_path / "a.mat", [])
 
 
 def test_damaged_data_inside_a_mat_is_one_line(tmp_path: Path) -> None:

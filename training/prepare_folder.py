@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -172,19 +173,32 @@ def announce(splits: dict[str, list[str]], val: float, seed: int, unit: str) -> 
 # ------------------------------------------------------------------------------------------------------ MATLAB files
 
 
+def _imported(name: str) -> Any:
+    """A module of the extra `prepare`.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise DataError(
+            f"{name} is not installed, which reads MATLAB's files: pip install -c constraints.txt -e '.[prepare]'"
+        ) from None
+
+
 def load_old_mat(path: Path, variables: Iterable[str], *, simplify: bool = False) -> dict[str, Any]:
     """Variables of a MATLAB file before version 7.3.
 
     Raises:
         DataError: the file is missing, damaged or of another version, or lacks a variable.
     """
-    import scipy.io
-
+    scipy_io = _imported("scipy.io")
     wanted = list(variables)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        content: dict[str, Any] = scipy.io.loadmat(
+        content: dict[str, Any] = scipy_io.loadmat(
             str(path), variable_names=wanted, squeeze_me=simplify, struct_as_record=not simplify
         )
     except NotImplementedError:
@@ -205,8 +219,7 @@ def open_mat73(path: Path) -> Iterator[Any]:
     Raises:
         DataError: the file is missing, truncated or something else.
     """
-    import h5py
-
+    h5py = _imported("h5py")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
