@@ -128,7 +128,7 @@ class Batcher:
         self._failed = False
         # Engines whose threads wait for a picture.
         self._idle = 0
-        # Seconds between the ends of the last requests, while there was always another one to work on.
+        # Seconds between the last answers, while there was always another picture to work on.
         self._gaps: deque[float] = deque(maxlen=64)
         self._busy_since = 0.0
 
@@ -212,14 +212,16 @@ class Batcher:
         # A request larger than the bounds must not wait for ever: alone it is let in.
         if not self._places:
             return
-        wait_s = self._places * self._seconds_each()
+        each_s = self._seconds_each()
+        wait_s = self._places * each_s
         if self._places + pictures > self._queue_size or self._bytes + nbytes > self._queue_bytes:
             raise Overloaded(f"{self._places} pictures are being worked on. Try again later.", wait_s)
         # Its work would be for nothing. A guess is no reason to refuse, so nothing is said before it is measured.
-        if self._gaps and time.perf_counter() + wait_s > current().deadline:
+        done_s = wait_s + pictures * each_s
+        if self._gaps and time.perf_counter() + done_s > current().deadline:
             raise Overloaded(
-                f"{self._places} pictures are being worked on, for {wait_s:.1f} s, which is longer than this one may "
-                "wait. Try again later.",
+                f"{self._places} pictures are being worked on. This one would be answered in {done_s:.1f} s, which is "
+                "later than it may be. Try again later.",
                 wait_s,
             )
 
@@ -230,7 +232,7 @@ class Batcher:
         Raises:
             NotReady: the model is still being loaded.
             EnginesLost: every engine has failed.
-            Overloaded: all places or bytes are taken, or the deadline will have passed when those before are done.
+            Overloaded: all places or bytes are taken, or the deadline will have passed when it could be answered.
         """
         self.require_place(nbytes, pictures)
         if not self._places:
@@ -239,16 +241,22 @@ class Batcher:
         self._bytes += nbytes
         try:
             yield
-        finally:
-            self._places -= pictures
-            self._bytes -= nbytes
+            # Answers alone are the pace: a broken picture is refused sooner, and one that was dropped took no time.
             now = time.perf_counter()
             self._gaps.extend([(now - self._busy_since) / pictures] * pictures)
             self._busy_since = now
+        finally:
+            self._places -= pictures
+            self._bytes -= nbytes
 
     def _seconds_each(self) -> float:
-        """How often a place gets free. Whatever limits it is in it: decoding, the engines, encoding."""
-        return sum(self._gaps) / len(self._gaps) if self._gaps else FIRST_GUESS_S
+        """Seconds from one answer to the next, while there is work. Whatever limits it is in it: decoding, the engines,
+        encoding."""
+        if not self._gaps:
+            return FIRST_GUESS_S
+        known_s, count = sum(self._gaps), len(self._gaps)
+        # The gap that has not ended counts where it is longer than others: nothing may be answered at all any more.
+        return max(known_s / count, (known_s + time.perf_counter() - self._busy_since) / (count + 1))
 
     async def infer(self, canvas: UInt8) -> Result:
         """Run one canvas, uint8 [H, W, 3]. Cancelled or late, it is dropped when its turn comes.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -280,7 +281,7 @@ class _Run:
                     return
                 if isinstance(job, Failure):
                     self._progress.fail(job)
-                elif not self._overwrite and job.target.exists():
+                elif not self._overwrite and _is_there(job.target):
                     self._progress.skipped += 1
                 else:
                     yield job
@@ -310,11 +311,23 @@ class _Run:
         try:
             await self._in_thread(lambda: write_atomically(job.target, body))
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # It alone cannot be written.
+                self._progress.fail(Failure(job.name, f"cannot write {job.target}: {error.strerror}"))
+                return
             raise _FatalError(f"cannot write {job.target}: {error.strerror}") from None
         self._progress.done += 1
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, work)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -140,8 +140,7 @@ class Inputs:
         for text in self._paths:
             path = Path(text)
             if path.is_dir():
-                if self._out.exists() and path.samefile(self._out):
-                    raise UsageError(f"--out {self._out} is the folder of the pictures; choose another one")
+                self._require_other(path)
                 yield from self._in_folder(path, path)
             elif path.exists():
                 yield from self._one(path, Path(path.name), named=True)
@@ -150,6 +149,10 @@ class Inputs:
             else:
                 raise UsageError(f"there is no {path}")
 
+    def _require_other(self, folder: Path) -> None:
+        if self._out.exists() and folder.exists() and folder.samefile(self._out):
+            raise UsageError(f"--out {self._out} is the folder of the pictures; choose another one")
+
     def _matching(self, pattern: str) -> Iterator[_Found]:
         fixed = []
         for part in Path(pattern).parts[:-1]:
@@ -157,14 +160,17 @@ class Inputs:
                 break
             fixed.append(part)
         root = Path(*fixed)
+        self._require_other(root)
         answers = self._out.resolve()
+        # Of a run before. Where the pictures are themselves beneath it, all would seem to be answers.
+        beneath = root.resolve() in answers.parents
         some = False
         for match in glob.iglob(pattern, recursive=True):
             some = True
             path = Path(match)
             inside = path.relative_to(root)
             linked = any((root / parent).is_symlink() for parent in inside.parents[:-1])
-            if path.is_file() and not linked and answers not in path.resolve().parents:
+            if path.is_file() and not linked and not (beneath and answers in path.resolve().parents):
                 yield from self._one(path, inside)
         if not some:
             raise UsageError(f"nothing is named like {pattern}")

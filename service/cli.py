@@ -74,8 +74,12 @@ class _Server(uvicorn.Server):
         self._models.draining = True
         _later(self._settings.grace_s, self._end)
         if self._settings.drain_s:
-            _later(self._settings.drain_s, lambda: super(_Server, self).handle_exit(sig, frame))
+            _later(self._settings.drain_s, lambda: self._drained(sig, frame))
         else:
+            super().handle_exit(sig, frame)
+
+    def _drained(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:  # Else a second signal came before, and once more would end what is under way.
             super().handle_exit(sig, frame)
 
     def _end(self) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from service.client_errors import NotUnderstood
+from service.rgb import to_rgb
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
@@ -131,16 +132,7 @@ class Prediction:
     def picture(self) -> UInt8:
         """The picture, uint8 [H, W, 3], sRGB, upright, transparency on white."""
         with Image.open(io.BytesIO(self.upload)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                rgba = upright.convert("RGBA")
-                white = Image.new("RGB", rgba.size, (255, 255, 255))
-                white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
-                return np.asarray(white)
-            if upright.mode.startswith("I;16"):
-                grey = (np.asarray(upright).astype(np.uint32) + 128) // 257
-                return np.asarray(Image.fromarray(grey.astype(np.uint8)).convert("RGB"))
-            return np.asarray(upright.convert("RGB"))
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
 
     def mask(self) -> Image.Image:
         """The segmentation as a palette image (mode P): values are class ids, the palette has the classes' colours.
@@ -179,7 +171,7 @@ class Prediction:
             step += 1
         grid = np.s_[::step, ::step]
         mm = np.rint(np.nan_to_num(self.depth[grid] * np.float32(1000)))
-        reliable = np.rint(self.confidence[grid] * np.float32(255)) >= math.ceil(min_confidence * 255)
+        reliable = np.rint(self.confidence[grid] * np.float32(255)) >= math.ceil(min_confidence * 255 - 1e-4)
         chosen = (mm > 0) & reliable
         rows, columns = np.nonzero(chosen)
         z = mm[chosen].astype(np.float64) / 1000.0

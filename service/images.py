@@ -27,6 +27,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from service import png
 from service.errors import BrokenImage, Problem, TooManyPixels, UnsupportedImage
+from service.rgb import to_rgb
 
 UInt8 = NDArray[np.uint8]
 UInt16 = NDArray[np.uint16]
@@ -36,7 +37,6 @@ Size = tuple[int, int]
 
 # The mean of ImageNet, in sRGB: after normalisation it is about 0, which is also what convolutions pad with.
 PADDING: Color = (124, 116, 104)
-WHITE: Color = (255, 255, 255)
 INVALID_DEPTH = 0
 # As many pixels are interpolated at a time: so few stay in a core's cache.
 BAND_PIXELS = 64 * 1024
@@ -137,7 +137,7 @@ def _load(
                 return _load_reduced(image, sizes, stretch)
             image.load()
             # Read after loading: a PNG may carry EXIF behind its pixels, and the TIFF plugin turns the picture itself.
-            upright = _to_rgb(_turned(image, _turn(image)))
+            upright = to_rgb(_turned(image, _turn(image)))
             return upright, (upright.height, upright.width)
     except Problem:
         raise
@@ -216,7 +216,7 @@ def _load_reduced(jpeg: Image.Image, sizes: Sequence[Size], stretch: float) -> t
     if drafted is not None and jpeg.size != (width, height):
         # The picture ends within the last row and column where its size is no multiple of the scale.
         image = jpeg.resize(place, Image.Resampling.BILINEAR, box=drafted[1])
-    return _to_rgb(_turned(image, turn)), full
+    return to_rgb(_turned(image, turn)), full
 
 
 def sniff(data: bytes) -> str | None:
@@ -270,31 +270,6 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image  # Pillow's `convert` would copy it.
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        return Image.fromarray(_scale_to_8_bits(np.asarray(image, dtype=np.float64))).convert("RGB")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGB", rgba.size, WHITE)
-        white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
-        return white
-    return image.convert("RGB")
-
-
-def _scale_to_8_bits(grey: NDArray[np.float64]) -> UInt8:
-    """32-bit grey, whose range no header tells: the smallest usual range (1, 8, 16 or 32 bits) that holds it."""
-    grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(grey.max())
-    full = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), 2.0**32 - 1)
-    scaled: UInt8 = np.rint(grey.clip(0, full) * (255.0 / full)).astype(np.uint8)
-    return scaled
 
 
 # --- fit and unfit --------------------------------------------------------------------------------------------

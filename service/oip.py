@@ -21,7 +21,6 @@ import json
 import math
 import struct
 import time
-from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -34,7 +33,7 @@ from service import cameras, images
 from service.batcher import Result
 from service.cameras import Given
 from service.card import ModelCard
-from service.deadline import within
+from service.deadline import together, within
 from service.errors import (
     InvalidInference,
     TooManyPictures,
@@ -258,7 +257,7 @@ async def infer(service: Pipeline, body: bytes, header_length: int | None, name:
     with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
         decoded = await _decode(service, pictures, request.parameters.given())
         decode_s = time.perf_counter() - start
-        results = await _all([service.batcher.infer(canvas) for canvas, _ in decoded])
+        results = await together([service.batcher.infer(canvas) for canvas, _ in decoded])
         encode_start = time.perf_counter()
         answer = await service.pixels.run(
             _render, request.wanted(), request.id, name, [seen for _, seen in decoded], results
@@ -290,16 +289,6 @@ async def _decode(service: Pipeline, pictures: list[bytes] | UInt8, given: Given
             )
         decoded.append((canvas, seen))
     return decoded
-
-
-async def _all(works: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Like gather, but when one fails the others do not go on."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _render(

@@ -49,7 +49,8 @@ class Options:
     @property
     def least_confidence(self) -> int:
         """The least of the values 0 to 255 of a confidence map that is reliable."""
-        return 0 if self.min_confidence is None else math.ceil(self.min_confidence * 255)
+        # A value of a map, as float32 has it, is its own level and not a little more.
+        return 0 if self.min_confidence is None else math.ceil(self.min_confidence * 255 - 1e-4)
 
     def shows_picture(self, output: Output) -> bool:
         """Whether the answer has the uploaded picture's own colours in it."""

@@ -276,10 +276,11 @@ class _Worker:
         Raises:
             OSError, EOFError: the process has ended.
         """
+        data = _pickled(message)  # What cannot be sent breaks nothing.
         try:
-            _send(self._stream, message)
+            _send(self._stream, data)
             return _receive(self._stream)
-        except (EOFError, OSError):
+        except BaseException:  # Whatever it is, the next answer would be taken for another job's.
             self.close()
             raise
 
@@ -291,8 +292,11 @@ class _Worker:
         return self._process.wait()
 
 
-def _send(stream: BufferedRWPair, message: object) -> None:
-    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+def _pickled(message: object) -> bytes:
+    return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+
+
+def _send(stream: BufferedRWPair, data: bytes) -> None:
     stream.write(len(data).to_bytes(8, "little"))
     stream.write(data)
     stream.flush()
@@ -312,9 +316,9 @@ def work() -> None:
     stream = socket.socket(fileno=0).makefile("rwb")
     with suppress(EOFError, ConnectionError):
         fixed = _receive(stream)
-        _send(stream, None)
+        _send(stream, _pickled(None))
         while True:
-            _send(stream, _outcome(fixed, *_receive(stream)))
+            _send(stream, _pickled(_outcome(fixed, *_receive(stream))))
     os._exit(0)  # Nothing is to be flushed to a server that is gone.
 
 

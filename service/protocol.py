@@ -80,6 +80,8 @@ class HardenedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if self._refused:
+            return
         # Set where the request before ended; more than one may come at once.
         self._unset_keepalive_if_required()
         self._receiving = True
@@ -92,13 +94,15 @@ class HardenedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._stop(self._header_timer)
-        self._header_timer = None
-        self._header_bytes = 0
+        if self._refused:
+            return
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if len(self.headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
             self._refuse(431, "The request has too many headers, or too large ones.")
             return
+        self._stop(self._header_timer)
+        self._header_timer = None
+        self._header_bytes = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -204,6 +208,13 @@ class HardenedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, detail: str) -> None:
         """Answer without the app, and close."""
         self._refused = True
+        is_next = self._header_timer is not None or not self._receiving
+        self._stop(self._header_timer)
+        self._header_timer = None
+        if is_next and self.cycle is not None and not self.cycle.response_complete:
+            # The request before is still worked on. Its answer is the last one; this would be taken for it.
+            self.cycle.keep_alive = False
+            return
         title = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[status]
         # Not into an answer that is under way, to this request or to one before on this connection.
         if self.cycle is None or self.cycle.response_complete or not (self.cycle.response_started or self.pipeline):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, get_type_hints
@@ -15,7 +14,7 @@ from service.card import ClassInfo, ModelCard
 from service.coco import Coco
 from service.containers import Part, multipart
 from service.context import current
-from service.deadline import timeout_of, within
+from service.deadline import timeout_of, together, within
 from service.errors import MEDIA_TYPE, InvalidRequest, PayloadTooLarge, Problem, ProblemBody, describe
 from service.outputs import (
     JSON,
@@ -251,7 +250,7 @@ async def _all_answers(
         kept += len(found.body)
         return found
 
-    return await asyncio.gather(*(answer(upload) for upload in uploads))
+    return await together([answer(upload) for upload in uploads])
 
 
 async def _answer_or_problem(service: Pipeline, upload: bytes, output: Output, options: Options) -> Rendered:

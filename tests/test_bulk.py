@@ -96,6 +96,10 @@ def test_files_and_globs(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert sorted(targets(inputs("photos/**/*.png", out=out))) == [f"{out}/a.json", f"{out}/sub/c.json"]
         (out / "sub").mkdir(parents=True, exist_ok=True)
         (out / "sub" / "c.mask.png").write_bytes(PICTURE)
+    # What lies above the pictures is none of their answers.
+    assert sorted(targets(inputs("photos/*.png", out=Path()))) == ["a.json"]
+    with pytest.raises(UsageError, match="is the folder of the pictures"):
+        inputs("photos/*.png", out=photos).check()
     # A file that is named is taken as it is; the service looks at its bytes.
     assert targets(inputs("photos/notes.txt")) == ["out/notes.txt.json"]
     Path("[1].png").write_bytes(PICTURE)
@@ -338,6 +342,19 @@ def test_bad_pictures_do_not_stop_the_others(
         assert f"  {photos / 'phone.HEIC'}: HEIC is not read" in said
         assert f"  {photos / 'gone.png'}: No such file or directory" in said
         assert f"  {photos / 'empty.png'}: " in said
+
+
+def test_a_name_that_is_too_long_for_an_answer_does_not_stop_the_others(
+    tiny_model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for letters in (245, 250):  # Too long for the file while it is written, and for the answer's name itself.
+        (photos / f"{'a' * letters}.png").write_bytes(PICTURE)
+    out = photos.parent / "out"
+    for _ in range(2):
+        assert predict(photos, "--out", out, "--output", "mask", "--model", tiny_model) == 1
+        said = capsys.readouterr().err
+        assert "2 failed:" in said and said.count("File name too long") == 2
+        assert list(files(out)) == ["a.mask.png", "b.mask.png", "sub/c.mask.png"]
 
 
 def test_no_server(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -298,6 +298,8 @@ def test_picture_is_what_the_server_sees(server: Server) -> None:
         encode(Image.fromarray(quadrants()).convert("P")),
         encode(np.full((20, 30), 40000, np.uint16)),
         encode(Image.fromarray(quadrants()), "GIF"),
+        encode(Image.fromarray(np.arange(600, dtype=np.int32).reshape(20, 30) * 100), "TIFF"),
+        encode(Image.fromarray(np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)), "TIFF"),
     ):
         room = predict("sync", server.url, data)
         assert np.abs(room.picture.astype(int) - images.decode(data, 10_000)).max() <= 1

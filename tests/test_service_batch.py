@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import json
 from email.message import Message
@@ -10,8 +11,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from service_client import FakeEngine, ask, check_problem, encode, fake_app, quadrants
+from service_client import FakeEngine, ask, check_problem, encode, fake_app, quadrants, serving
 from service_process import Server
+
+from service.pipeline import Pipeline
 
 RED, GREEN = (encode(np.full((20, 30, 3), color, np.uint8)) for color in ((255, 0, 0), (0, 255, 0)))
 PICTURE = encode(quadrants())
@@ -156,6 +159,27 @@ def test_a_failing_engine_is_a_problem_of_each() -> None:
     engine.fail = True
     answers = post(several(RED, GREEN), engine=engine).json()
     assert [(a["status"], a["type"].rpartition(":")[2]) for a in answers] == [(500, "inference-failed")] * 2
+
+
+def test_a_bug_ends_all_pictures_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    async def predict(self: Pipeline, upload: bytes, *args: Any) -> Any:
+        if upload == RED:
+            raise RuntimeError("a bug")
+        await asyncio.sleep(0.2)
+        done.append(upload)
+
+    async def test() -> None:
+        app = fake_app()
+        async with serving(app) as client:
+            response = await client.post("/predict/batch", files=several(GREEN, RED, GREEN))
+            assert response.status_code == 500
+            await asyncio.sleep(0.4)
+
+    monkeypatch.setattr(Pipeline, "predict", predict)
+    asyncio.run(test())
+    assert done == []
 
 
 def test_a_real_server(server: Server) -> None:

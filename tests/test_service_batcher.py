@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,16 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 from service_client import FakeEngine, until
+from starlette.requests import Request
 
 from service.batcher import Batcher
 from service.context import RequestContext, begin
+from service.deadline import within
 from service.engine import DeviceLost, Prediction
 from service.errors import (
+    BrokenImage,
+    ClientGone,
     DeadlineExceeded,
     EnginesLost,
     InferenceFailed,
     NotReady,
     Overloaded,
+    Problem,
     StartupError,
     Stopping,
 )
@@ -173,16 +179,16 @@ def test_what_would_come_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     async def test() -> None:
         async with running(FakeEngine()) as batcher:
             begin(RequestContext(deadline=now + 1.0))
-            with batcher.place(1, pictures=40):
+            with batcher.place(1, pictures=39):
                 with batcher.place(1):
                     pass  # Nothing is measured yet, and a guess is no reason.
                 batcher._gaps.clear()
                 batcher._gaps.extend([0.02, 0.03])
-                with batcher.place(1):  # 40 x 25 ms
+                with batcher.place(1):  # 40 x 25 ms with its own
                     with pytest.raises(Overloaded) as caught, batcher.place(1):
                         pass
-                    assert caught.value.headers == {"Retry-After": "2"}  # 41 x 25 ms
-                    assert "for 1.0 s" in caught.value.detail
+                    assert caught.value.headers == {"Retry-After": "1"}  # 40 x 25 ms
+                    assert "in 1.0 s" in caught.value.detail
                     begin(RequestContext(deadline=now + 1.1))
                     with batcher.place(1):
                         pass
@@ -191,6 +197,67 @@ def test_what_would_come_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) ->
                 pass
 
     asyncio.run(test())
+
+
+def test_only_answers_are_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
+
+    async def test() -> None:
+        nonlocal now
+        async with running(FakeEngine()) as batcher:
+            begin(RequestContext(deadline=now + 60.0))
+            with batcher.place(1):
+                with batcher.place(1):
+                    now += 0.5
+                assert batcher._seconds_each() == 0.5
+                for error in (BrokenImage("x"), ClientGone("x"), DeadlineExceeded("x")):
+                    now += 0.01
+                    with pytest.raises(type(error)), batcher.place(1):
+                        raise error
+                assert batcher._seconds_each() == 0.5
+                # Nothing is answered for a while: the second answer is at least so far from the first.
+                now += 0.97
+                assert batcher._seconds_each() == pytest.approx((0.5 + 1.0) / 2)
+            assert list(batcher._gaps) == pytest.approx([0.5, 1.0])
+
+    asyncio.run(test())
+
+
+def test_short_deadlines_under_overload_are_kept_and_not_missed() -> None:
+    """Four times as many requests as can be answered, with time for ten of them: what is let in is answered in time."""
+
+    class Slow(FakeEngine):
+        def infer(self, batch: np.ndarray) -> Prediction:
+            time.sleep(0.05)
+            return super().infer(batch)
+
+    async def one(batcher: Batcher) -> str:
+        async def stay() -> Any:
+            await asyncio.Event().wait()
+
+        async def work() -> None:
+            with batcher.place(1):
+                await batcher.infer(canvas(1))
+
+        begin(RequestContext())
+        try:
+            await within(Request({"type": "http"}, stay), 0.5, work())
+        except Problem as problem:
+            return problem.kind
+        return "ok"
+
+    async def test() -> Counter[str]:
+        async with running(Slow(), max_batch=1) as batcher:
+            tasks = []
+            for _ in range(240):
+                tasks.append(asyncio.create_task(one(batcher)))
+                await asyncio.sleep(0.0125)
+            return Counter(await asyncio.gather(*tasks))
+
+    ended = asyncio.run(test())
+    assert set(ended) <= {"ok", "overloaded", "deadline-exceeded"}
+    assert ended["ok"] > 2 * ended["deadline-exceeded"], ended
 
 
 def test_not_ready_until_warm() -> None:

@@ -119,6 +119,14 @@ def test_slow_loris_headers(server: Server, sent: bytes) -> None:
     assert (status, json.loads(body)["status"]) == (408, 408)
 
 
+@pytest.mark.parametrize("second", [b"garbage\r\n\r\n", head(*["A: b"] * 200), head("A: " + "b" * 70_000)])
+def test_what_is_refused_behind_a_request_is_not_its_answer(server: Server, second: bytes) -> None:
+    first = head(f"Content-Length: {len(PICTURE)}") + PICTURE
+    status, body = exchange(server, first + second)
+    assert status == 200
+    assert [c["id"] for c in json.loads(body)["segmentation"]["classes"]] == [1, 2, 4, 7]
+
+
 @pytest.mark.parametrize("line", [b"\r\n", b"\n", b"\r"])
 def test_empty_lines_between_requests_keep_no_connection(server: Server, line: bytes) -> None:
     live = head(line="GET /health/live HTTP/1.1")

@@ -15,16 +15,18 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from service_client import FakeEngine, check_problem, encode, fake_app, quadrants, serving
 from service_onnx import card, versioned, write_model
 from service_process import ROOT, SERVE, environment, start, wait_for
 
-from service import doctor, png
+from service import cli, doctor, png
 from service.app import create_app
 from service.auth import OPEN, ApiKeys
 from service.card import ModelCard
@@ -440,6 +442,22 @@ def test_sigterm_first_ends_readiness(tiny_model: Path) -> None:
         code, output = server.ended(20)
         assert code == 0, output
         assert "Traceback" not in output
+
+
+def test_a_second_signal_does_not_wait_and_what_is_accepted_is_still_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    later: dict[float, Callable[[], None]] = {}
+    monkeypatch.setattr(cli, "_later", later.__setitem__)
+    settings = Settings(drain_s=3, grace_s=30)
+    models = SimpleNamespace(draining=False)
+    server = cli._Server(uvicorn.Config("x:y"), settings, models, "http://x")  # type: ignore[arg-type]
+    server.handle_exit(signal.SIGINT, None)
+    assert models.draining and not server.should_exit
+    server.handle_exit(signal.SIGINT, None)
+    assert server.should_exit
+    later[3]()
+    assert not server.force_exit
 
 
 def test_the_grace_is_bounded(tiny_model: Path) -> None:

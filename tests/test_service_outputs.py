@@ -169,6 +169,11 @@ def test_unreliable_pixels() -> None:
     assert np.array_equal(png(post("output=confidence").content), 4 * COLUMNS)
 
 
+def test_a_confidence_of_a_map_is_its_own_level() -> None:
+    for level in range(256):
+        assert Options(min_confidence=float(np.float32(level / 255))).least_confidence == level
+
+
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
