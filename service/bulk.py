@@ -100,6 +100,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError("--model and --device are of no use with --url")
     if not remote and (arguments.api_key_file is not None or arguments.timeout is not None):
         raise UsageError("--api-key-file and --timeout are of no use without --url")
+    if arguments.timeout is not None and not arguments.timeout > 0:
+        raise UsageError("--timeout must be more than 0")
     try:
         options.check(arguments.output)
     except errors.InvalidRequest as problem:
@@ -200,9 +202,11 @@ async def _by_server(arguments: argparse.Namespace, query: Mapping[str, Any]) ->
     key = None
     if arguments.api_key_file is not None:
         try:
-            key = arguments.api_key_file.read_text().strip()
+            key = arguments.api_key_file.read_text(encoding="ascii").strip()
         except OSError as error:
             raise StartupError(f"cannot read {arguments.api_key_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise StartupError(f"there is no API key in {arguments.api_key_file}: it is not ASCII") from None
     timeout_s = 120.0 if arguments.timeout is None else arguments.timeout
     async with AsyncClient(arguments.url, api_key=key, timeout_s=timeout_s, retries=RETRIES) as client:
 

@@ -237,6 +237,8 @@ def test_each_output_has_a_suffix_of_its_own() -> None:
         (["--every", "0"], "--every"),
         (["--url", "x", "--device", "cpu"], "--device"),
         (["--timeout", "5"], "--url"),
+        (["--url", "x", "--timeout", "0"], "--timeout"),
+        (["--url", "x", "--timeout", "nan"], "--timeout"),
     ],
 )
 def test_wrong_options(photos: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
@@ -361,6 +363,13 @@ def test_no_server(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert predict(photos, "--out", photos.parent / "out", "--url", url, "--timeout", "2") == 1
     assert "stopped before the end" in capsys.readouterr().err
+
+
+def test_a_key_file_that_is_none(photos: Path) -> None:
+    key = photos.parent / "key"
+    key.write_text("clé")
+    with pytest.raises(SystemExit, match="it is not ASCII"):
+        cli.main(["predict", str(photos), "--out", "out", "--url", "http://127.0.0.1:9", "--api-key-file", str(key)])
 
 
 def test_answers_that_cannot_be_written_end_it(
