@@ -24,8 +24,8 @@ from pyarrow import fs
 
 from service import logs
 from service.app import onnx_source
-from service.bulk import suffix_of
-from service.bulk_inputs import PICTURES
+from service.bulk import checked_query, suffix_of
+from service.bulk_inputs import PICTURES, UsageError
 from service.errors import EnginesLost, InvalidRequest, Problem, StartupError
 from service.metrics import Metrics
 from service.models import POLL_S, Models
@@ -210,14 +210,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("source", help="folder or URI of the pictures; subfolders are kept")
     add("target", help="folder or URI for the answers")
     add("--output", choices=get_args(Output), default="json", help="what to answer with (json)")
-    add("--min-confidence", type=float, help="as for /predict")
+    add("--min-confidence", help="as for /predict")
     add("--model", type=Path, help="ONNX file to run, on every machine (the bundled one)")
     add("--device", help="of each replica: cpu, cuda, openvino (cpu)")
     add("--replicas", type=int, default=1, help="processes with a network each (1)")
     arguments = parser.parse_args(argv)
-    options = Options(min_confidence=arguments.min_confidence)
+    if arguments.replicas < 1:
+        parser.error("--replicas must be at least 1")
     try:
+        options = Options(**checked_query(arguments))
         options.check(arguments.output)
+    except UsageError as error:
+        parser.error(str(error))
     except InvalidRequest as problem:
         parser.error(problem.detail)
     given = {name: value for name in ("model", "device") if (value := getattr(arguments, name)) is not None}

@@ -91,7 +91,7 @@ def main(arguments: argparse.Namespace) -> int:
         UsageError: nothing was started, and why.
         StartupError: a setting is not right, or the model or a device is not to be had.
     """
-    query = _checked_query(arguments)
+    query = checked_query(arguments)
     options = _options(query)
     if arguments.every < 1:
         raise UsageError("--every must be at least 1")
@@ -128,11 +128,15 @@ def main(arguments: argparse.Namespace) -> int:
     return asyncio.run(run.run(answering))
 
 
-def _checked_query(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was given of the query parameters, by the server's own rules."""
+def checked_query(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the query parameters, by the server's own rules.
+
+    Raises:
+        UsageError: one is not right.
+    """
     query = {}
     for name, hint in routes.query_parameters().items():
-        if (text := getattr(arguments, name)) is not None:
+        if (text := getattr(arguments, name, None)) is not None:
             try:
                 query[name] = TypeAdapter(hint).validate_python(text)
             except ValidationError as error:

@@ -208,8 +208,8 @@ def _bind(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-    except OSError as error:
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # Names that cannot be are the latter.
+        raise StartupError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}") from None
     return sock
 
 

@@ -26,6 +26,7 @@ from service.settings import Settings, kubernetes_variables
 from service.version import __version__
 
 MIN_OPEN_FILES = 4096
+GPU_QUERY_S = 30.0
 
 Finding = tuple[str, str, str]
 """State (`ok`, `note` or `FAIL`), what was looked at, and what was found."""
@@ -93,7 +94,11 @@ def _gpu(provider: str, kind: str) -> Iterator[Finding]:
         yield "note", "gpu", "nvidia-smi is not here"
         return
     query = [command, "--query-gpu=index,name,driver_version,memory.total", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=GPU_QUERY_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:  # It hangs where the driver does.
+        yield "FAIL", "gpu", str(error)
+        return
     for line in (done.stdout if done.returncode == 0 else "").splitlines():
         yield "ok", "gpu", line
     if done.returncode:

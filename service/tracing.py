@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from service.context import RequestContext
+from service.errors import StartupError
 
 log = logging.getLogger("segdepth")
 
@@ -68,10 +69,17 @@ class Tracing:
 
 
 def tracing() -> Tracing | None:
-    """As the environment says."""
+    """As the environment says.
+
+    Raises:
+        StartupError: a variable of OpenTelemetry's is not right.
+    """
     if not any(os.environ.get(name) for name in ENDPOINTS):
         return None
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
         log.warning("no traces: OTEL_EXPORTER_OTLP_ENDPOINT is set, but segdepth[otel] is not installed")
         return None
-    return Tracing()
+    try:
+        return Tracing()
+    except ValueError as error:
+        raise StartupError(f"OpenTelemetry's variables are not right: {error}") from None

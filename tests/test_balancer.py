@@ -51,6 +51,14 @@ class Handler(BaseHTTPRequestHandler):
             # As a process that is killed: closed without an answer.
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
+        elif self.server.mode == "wait":
+            self.connection.settimeout(10)
+            try:
+                gone = not self.connection.recv(1)
+            except OSError as error:
+                gone = isinstance(error, ConnectionResetError)
+            self.server.got[-1]["gone"] = str(gone)
+            self.close_connection = True
         elif self.server.mode == "full":
             self._answer(503, b'{"status":503,"title":"Too many requests at once"}')
         else:
@@ -133,6 +141,19 @@ def test_a_full_replica_is_passed_over_and_full_ones_are_believed(
         answer = client.post("/predict", content=b"\x01")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
         assert answer.json()["title"] == "Too many requests at once"
+
+
+def test_a_client_that_goes_takes_its_request_with_it(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:
+    for replica in replicas:
+        replica.mode = "wait"
+    with balanced(tmp_path, *replicas) as url:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/predict", content=b"\x01" * 1000, timeout=0.5)
+        for _ in range(50):
+            if [got.get("gone") for replica in replicas for got in replica.got] == ["True"]:
+                return
+            time.sleep(0.1)
+    raise AssertionError("the replica was not told")
 
 
 def test_replicas_that_are_not_ready_get_nothing(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:

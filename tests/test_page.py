@@ -291,6 +291,74 @@ def test_the_camera_live(page: Page, server: Server) -> None:
     expect(page.locator("#curl")).to_contain_text("camera.jpg")
 
 
+STREAMS = """() => {
+    const media = navigator.mediaDevices, real = media.getUserMedia.bind(media);
+    window.streams = [];
+    window.allowed = new Promise((done) => (window.allow = done));
+    media.getUserMedia = async (what) => {
+        if (window.asks) await window.allowed;
+        const stream = await real(what);
+        window.streams.push(stream);
+        return stream;
+    };
+}"""
+"""Remembers the camera's streams; with `asks`, they are given when they are allowed."""
+TRACKS = "() => window.streams.flatMap((stream) => stream.getTracks().map((track) => track.readyState))"
+
+
+def test_a_camera_that_is_asked_for_twice_is_stopped_once(page: Page, server: Server) -> None:
+    enter(page, server)
+    page.evaluate(STREAMS)
+    page.evaluate("() => { const camera = document.querySelector('#camera'); camera.click(); camera.click(); }")
+    expect(page.locator("#rate")).to_contain_text("frames per second")
+    expect(page.locator("#problem")).to_be_hidden()
+    assert sorted(page.evaluate(TRACKS)) == ["ended", "live"]
+    page.click("#keep")
+    assert page.evaluate(TRACKS) == ["ended", "ended"]
+
+
+def test_a_photo_that_is_chosen_before_the_camera_is_allowed(page: Page, server: Server) -> None:
+    enter(page, server)
+    page.evaluate(STREAMS)
+    page.evaluate("() => (window.asks = true)")
+    page.click("#camera")
+    page.set_input_files("#file", ROOM)
+    page.evaluate("() => window.allow()")
+    expect(page.locator("#status")).to_contain_text("room.png: 4 classes")
+    page.wait_for_function("() => window.streams.length === 1")
+    page.wait_for_function(f"() => ({TRACKS})().join() === 'ended'")
+    expect(page.locator("#live")).to_be_hidden()
+    expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_the_lens_is_chosen_while_the_camera_runs(page: Page, server: Server) -> None:
+    upload(page, server)
+    for x in (5, 21):
+        page.mouse.click(*point(page, "classes", x, 5))
+    expect(page.locator("#distance")).to_contain_text("apart")
+    page.click("#camera")
+    expect(page.locator("#rate")).to_contain_text("frames per second")
+    # Between places in the photo, which the camera does not see.
+    expect(page.locator("#distance")).to_have_text("Click two points in the picture.")
+    slider = page.locator("#hfov")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2)
+    held = slider.input_value()
+    for _ in range(3):
+        with page.expect_response("**/predict?*"):
+            pass
+    assert slider.input_value() == held
+    with page.expect_request(f"**/predict?output=multipart&hfov={held}"):
+        page.mouse.up()
+    expect(page.locator("#hfov-hint")).to_have_text("As you set it.")
+    assert slider.input_value() == held
+    page.click("#keep")
+
+
 # --- 3-D and measuring
 
 
@@ -324,7 +392,19 @@ def test_points_are_drawn_and_turn(page: Page, server: Server) -> None:
     assert np.array_equal(look(), first)
     page.select_option("#points", "class")
     expect(page.locator("#curl")).to_contain_text("output=ply&color=class")
-    assert (look() == [50, 20, 20, 255]).all(axis=2).any()
+    before = look()
+    assert (before == [50, 20, 20, 255]).all(axis=2).any()
+    # As when a phone takes the memory of a page in the background.
+    page.evaluate(
+        """() => new Promise((done) => {
+            const canvas = document.querySelector("#cloud");
+            const loss = canvas.getContext("webgl2").getExtension("WEBGL_lose_context");
+            canvas.addEventListener("webglcontextlost", () => setTimeout(() => loss.restoreContext(), 50));
+            canvas.addEventListener("webglcontextrestored", () => done());
+            loss.loseContext();
+        })"""
+    )
+    assert np.array_equal(look(), before)
 
 
 def synthetic() -> tuple[bytes, str]:
@@ -388,6 +468,34 @@ def test_the_field_of_view_is_asked_for(page: Page, server: Server) -> None:
     expect(page.locator("#curl")).to_contain_text("output=overlay&hfov=90")
 
 
+def test_the_field_of_view_is_that_of_the_photo_under_way(page: Page, server: Server, tmp_path: Path) -> None:
+    enter(page, server)
+    held: list[Any] = []
+    page.route("**/predict?output=multipart", lambda route: held.append(route))
+    photo = tmp_path / "mine.png"
+    photo.write_bytes(ROOM["buffer"])
+    page.set_input_files("#file", photo)
+    expect(page.locator("#status")).to_contain_text("mine.png is on its way")
+    page.locator("#hfov").fill("90")
+    expect(page.locator("#status")).to_contain_text("mine.png: 4 classes")
+    expect(page.locator("#hfov-hint")).to_have_text("As you set it.")
+    photo.unlink()  # It was read once.
+    page.locator("#hfov").fill("80")
+    expect(page.locator("#hfov-value")).to_have_text("80° wide")
+    expect(page.locator("#curl")).to_contain_text("hfov=80")
+    expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_what_was_said_of_one_photo_is_not_said_of_the_next(page: Page, server: Server) -> None:
+    upload(page, server)
+    page.mouse.move(*point(page, "classes", 5, 5))
+    expect(page.locator("#readout output")).to_contain_text("away")
+    page.mouse.move(1, 1)
+    page.click("[data-example=kitchen]")
+    expect(page.locator("#status")).to_contain_text("kitchen.jpg: ")
+    expect(page.locator("#readout output")).to_contain_text("Point at the picture")
+
+
 # --- taking it away, and errors
 
 
@@ -419,6 +527,18 @@ def test_the_command_is_safe_to_paste(page: Page, server: Server) -> None:
     upload(page, server, {**ROOM, "name": "my room's; `x`.png"})
     command = page.locator("#curl").inner_text()
     assert command.startswith("""curl -F 'file=@"my room'\\''s; `x`.png"' """)
+
+
+def test_the_command_is_copied_or_selected(page: Page, server: Server) -> None:
+    upload(page, server)
+    page.evaluate("() => Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    page.click("#copy")
+    assert page.evaluate("() => getSelection().toString()") == page.locator("#curl").inner_text()
+    page.evaluate("() => Object.defineProperty(navigator, 'clipboard', { value: { writeText: async () => {} } })")
+    page.click("#copy")
+    expect(page.locator("#copy")).to_have_text("Copied")
+    page.locator("#hfov").fill("90")
+    expect(page.locator("#copy")).to_have_text("Copy")
 
 
 def test_errors_are_told_in_the_services_words(page: Page, server: Server) -> None:

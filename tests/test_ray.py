@@ -369,5 +369,12 @@ def test_nothing_is_started_without_sense(tmp_path: Path) -> None:
         missing(Folder(str(tmp_path / "photos")), Folder(str(tmp_path / "photos" / "masks")), "mask")
     with pytest.raises(StartupError, match="cannot use nowhere://photos"):
         Folder("nowhere://photos")
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), str(tmp_path / "masks"), "--output", "unreliable"])
+    for wrong in (
+        ["--output", "unreliable"],
+        ["--min-confidence", "50"],
+        ["--min-confidence", "nan"],
+        ["--replicas", "0"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([str(tmp_path), str(tmp_path / "masks"), *wrong])
+        assert ended.value.code == 2

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -547,6 +548,18 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     code, output = command("warm", "--model", str(bad))
     assert code == 1
     assert "segdepth: the model gives class 7" in output
+
+
+def test_doctor_goes_on_past_a_gpu_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("of another machine")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "Exec format error" in list(doctor._gpu("CPUExecutionProvider", "cpu"))[-1][2]
+    program.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    monkeypatch.setattr(doctor, "GPU_QUERY_S", 0.5)
+    kind, _, text = list(doctor._gpu("CPUExecutionProvider", "cpu"))[-1]
+    assert kind == "FAIL" and "timed out after 0.5 seconds" in text
 
 
 def test_the_middleware_leaves_other_scopes_alone(keys_file: Path) -> None:

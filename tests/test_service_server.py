@@ -279,6 +279,12 @@ def test_port_taken(tiny_model: Path) -> None:
         (["--device", "tpu"], {}, "setting device"),
         (["--device", "cuda"], {}, "cuda"),
         (["--host", "no.such.host.invalid"], {}, "cannot listen"),
+        (["--host", "a..b"], {}, "cannot listen"),
+        (
+            [],
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "10"},
+            "OpenTelemetry's variables are not right",
+        ),
     ],
 )
 def test_unknown_settings(tiny_model: Path, arguments: list[str], settings: dict[str, str], reason: str) -> None:

@@ -31,8 +31,13 @@ let cloudIsStale = true;
 let asking = new AbortController();
 /** Counts what was asked for, so that something that was slow to load does not replace something newer. */
 let turn = 0;
+/** The file whose answer is awaited. */
+let awaited = null;
 /** What a missing key has kept from being done. */
 let retry = null;
+/** Whether the field of view is being chosen, which answers to the camera's frames must not change. */
+let choosing = false;
+const POINT_AT = $("#readout output").textContent;
 
 // --- asking
 
@@ -41,6 +46,7 @@ async function ask(file, hfov = null) {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
+  awaited = file;
   say(`${file.name} is on its way …`, true);
   problem(null);
   try {
@@ -54,6 +60,8 @@ async function ask(file, hfov = null) {
     if (signal.aborted) return;
     say("");
     problem(error, () => ask(file, hfov));
+  } finally {
+    if (!signal.aborted) awaited = null;
   }
 }
 
@@ -126,7 +134,7 @@ const metres = (value) => (value === null ? "–" : `${value.toFixed(2)} m`);
 
 function show(file, answer, picture, hfov) {
   const same = shown.answer && shown.answer.width === answer.width && shown.answer.height === answer.height;
-  if (shown.file !== file && !live.running) panels.marks = [];
+  if (!same || (shown.file !== file && !live.running)) panels.marks = [];
   if (!same) panels.cursor = panels.highlight = shown.pinned = null;
   Object.assign(shown, { file, answer, picture, hfov });
   $("#result").hidden = false;
@@ -136,6 +144,8 @@ function show(file, answer, picture, hfov) {
   }
   cloudIsStale = true;
   legend();
+  point(panels.cursor);
+  if (!panels.cursor) $("#readout output").textContent = POINT_AT;
   paintDepth();
   lens();
   timing();
@@ -155,7 +165,10 @@ function draw() {
   }
   if (view() !== "cloud") return;
   try {
-    cloud ??= new Cloud($("#cloud"));
+    cloud ??= new Cloud($("#cloud"), () => {
+      cloudIsStale = true;
+      draw();
+    });
     if (cloudIsStale) {
       cloudIsStale = false;
       cloud.set(shown.answer, ...pointColors());
@@ -266,6 +279,7 @@ function paintDepth() {
 }
 
 function lens() {
+  if (choosing) return;
   const { hfov_deg: degrees, source } = shown.answer.meta.camera;
   $("#hfov").value = degrees;
   $("#hfov-value").textContent = `${Math.round(degrees)}° wide`;
@@ -392,7 +406,9 @@ function command() {
   const field = /[^\w.-]/.test(file) ? `file=@"${file.replace(/[\\"]/g, "\\$&")}"` : `file=@${file}`;
   // The key itself is for nobody to see.
   const header = hasKey() ? '-H "X-API-Key: $KEY" ' : "";
-  $("#curl").textContent = `curl ${header}-F ${shell(field)} ${shell(location.origin + path)} -o ${shell(name)}`;
+  const line = `curl ${header}-F ${shell(field)} ${shell(location.origin + path)} -o ${shell(name)}`;
+  if (line !== $("#curl").textContent) $("#copy").textContent = "Copy";
+  $("#curl").textContent = line;
 }
 
 /** Hands a file to the browser. */
@@ -421,11 +437,17 @@ async function download() {
 
 // --- where pictures come from
 
-function take(blob, name) {
-  turn++;
+async function take(file, name) {
+  const mine = ++turn;
   stopLive();
+  awaited = null;
   for (const button of all("[data-example]")) button.removeAttribute("aria-current");
-  return ask({ blob, name: name || "picture" });
+  // Now, since it is sent again for every field of view and download, and may be gone by then.
+  const bytes = await file.arrayBuffer().catch(() => null);
+  if (mine !== turn) return;
+  if (bytes) return ask({ blob: new Blob([bytes], { type: file.type }), name: name || "picture" });
+  say(shown.answer ? summary() : "");
+  problem(new Problem("The file cannot be read", "Is it still there?"));
 }
 
 async function takeExample(button) {
@@ -446,13 +468,19 @@ async function runLive() {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
+  awaited = null;
   problem(null);
+  live.stop(); // One that is still being started.
   try {
-    await live.start();
+    await live.start(signal);
   } catch (error) {
+    if (signal.aborted) return;
     live.stop();
-    return problem(new Problem("There is no camera to use", error.message));
+    problem(new Problem("There is no camera to use", error.message));
+    return;
   }
+  if (signal.aborted) return;
+  panels.marks = [];
   for (const button of all("[data-example]")) button.removeAttribute("aria-current");
   $("#camera").setAttribute("aria-pressed", "true");
   $("#camera").textContent = "Stop the camera";
@@ -465,7 +493,6 @@ async function runLive() {
       const answer = await analyse(blob, "camera.jpg", { hfov: live.hfov ?? null }, signal);
       if (!live.running || signal.aborted) break;
       show({ blob, name: "camera.jpg" }, answer, picture, live.hfov ?? null);
-      if (panels.cursor) point(panels.cursor);
       $("#rate").textContent = `${live.rate().toFixed(1)} frames per second`;
       wait = 0;
     } catch (error) {
@@ -478,13 +505,14 @@ async function runLive() {
     }
     await (wait ? pause(wait) : new Promise(requestAnimationFrame));
   }
-  stopLive();
+  if (!signal.aborted) stopLive(); // Else it is stopped, and may have been started again.
 }
 
 function stopLive() {
-  if (!live.running) return;
+  const ran = live.running;
   live.stop();
   asking.abort();
+  if (!ran) return;
   $("#camera").setAttribute("aria-pressed", "false");
   $("#camera").textContent = "Use the camera";
   $("#live").hidden = $("#video").hidden = true;
@@ -544,10 +572,15 @@ $("#points").addEventListener("change", () => {
 });
 $("#clear").addEventListener("click", clearMarks);
 $("#hfov").addEventListener("input", () => ($("#hfov-value").textContent = `${$("#hfov").value}° wide`));
+$("#hfov").addEventListener("pointerdown", () => (choosing = true));
+for (const name of ["pointerup", "pointercancel"]) {
+  $("#hfov").addEventListener(name, () => requestAnimationFrame(() => (choosing = false))); // After `change`.
+}
 $("#hfov").addEventListener("change", () => {
   const hfov = Number($("#hfov").value);
+  choosing = false;
   if (live.running) live.hfov = hfov;
-  else if (shown.file) ask(shown.file, hfov);
+  else if (awaited ?? shown.file) ask(awaited ?? shown.file, hfov);
 });
 $("#format").addEventListener("change", command);
 $("#download").addEventListener("click", download);
@@ -557,7 +590,8 @@ $("#card").addEventListener("click", (event) => {
   save(new Blob([JSON.stringify(card, null, 1)], { type: "application/json" }), "model-card.json");
 });
 $("#copy").addEventListener("click", async () => {
-  await navigator.clipboard?.writeText($("#curl").textContent).then(
+  // Browsers give no clipboard to pages on http:// but localhost's.
+  await (navigator.clipboard?.writeText($("#curl").textContent) ?? Promise.reject(new Error("no clipboard"))).then(
     () => ($("#copy").textContent = "Copied"),
     () => getSelection().selectAllChildren($("#curl")),
   );

@@ -22,12 +22,29 @@ in vec3 shade; out vec4 pixel;
 void main() { pixel = vec4(shade, 1.0); }`;
 
 export class Cloud {
-  /** Throws where the browser has no WebGL2. */
-  constructor(canvas) {
+  /** Throws where the browser has no WebGL2. `onLost` is called when the points have to be set again: a phone takes the
+   * context from a page in the background. */
+  constructor(canvas, onLost) {
     this.canvas = canvas;
-    const gl = canvas.getContext("webgl2", { alpha: true, antialias: false, preserveDrawingBuffer: true });
-    if (!gl) throw new Error("This browser has no WebGL2.");
-    this.gl = gl;
+    this.gl = canvas.getContext("webgl2", { alpha: true, antialias: false, preserveDrawingBuffer: true });
+    if (!this.gl) throw new Error("This browser has no WebGL2.");
+    this.highlight = null;
+    this.#build();
+    this.home();
+    canvas.addEventListener("webglcontextlost", (event) => {
+      event.preventDefault();
+      this.count = 0;
+    });
+    canvas.addEventListener("webglcontextrestored", () => {
+      this.#build();
+      onLost();
+    });
+    this.#listen();
+    new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  #build() {
+    const { gl } = this;
     this.program = gl.createProgram();
     for (const [type, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
       const shader = gl.createShader(type);
@@ -46,11 +63,6 @@ export class Cloud {
     this.lineLayout = this.#layout(this.line);
     this.count = 0;
     this.lineCount = 0;
-    this.highlight = null;
-    this.home();
-    canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
-    this.#listen();
-    new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
   #layout(buffers) {

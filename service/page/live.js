@@ -8,16 +8,23 @@ export class Live {
     this.times = [];
   }
 
-  /** Asks for the camera. Throws what getUserMedia throws, or an Error where the browser has none to give. */
-  async start() {
+  /** Asks for the camera. Throws what getUserMedia throws, or an Error where the browser has none to give. Whoever
+   * aborts `signal` calls `stop`; a camera that is given only then is given back. */
+  async start(signal) {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error("The browser gives cameras to pages on https:// and on localhost only.");
     }
-    this.stream = await navigator.mediaDevices.getUserMedia({
+    const stream = await navigator.mediaDevices.getUserMedia({
       video: { facingMode: { ideal: "environment" }, width: { ideal: 640 }, height: { ideal: 480 } },
     });
-    this.video.srcObject = this.stream;
+    if (signal.aborted) {
+      for (const track of stream.getTracks()) track.stop();
+      return;
+    }
+    this.stream = stream;
+    this.video.srcObject = stream;
     await this.video.play();
+    if (signal.aborted) return;
     this.running = true;
     this.times = [];
   }
