@@ -234,13 +234,21 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def load_pictures(folder: Path | None, size: tuple[int, int], count: int) -> NDArray[np.uint8]:
-    """`count` pictures [count, H, W, 3]: from a folder, else made of seeded noise at all scales, as photos have."""
+    """`count` pictures [count, H, W, 3]: from a folder, else made of seeded noise at all scales, as photos have.
+
+    Raises:
+        ExportError: one cannot be read.
+    """
     if folder is not None:
         paths = picture_files(folder)
         out = []
         for i in range(count):
-            with Image.open(paths[i % len(paths)]) as file:
-                out.append(np.asarray(file.convert("RGB").resize((size[1], size[0]))))
+            path = paths[i % len(paths)]
+            try:
+                with Image.open(path) as file:
+                    out.append(np.asarray(file.convert("RGB").resize((size[1], size[0]))))
+            except OSError as error:
+                raise ExportError(f"{path}: cannot be read: {error.strerror or 'not a picture, or cut off'}") from None
         return np.stack(out)
     rng = np.random.default_rng(0)
     total = np.zeros((count, *size, 3))
@@ -386,6 +394,20 @@ def training_sizes(part: Checkpoint) -> list[tuple[int, int]]:
     return list(dict.fromkeys([(height, width), (width, height)]))
 
 
+def common_sizes(parts: Sequence[Checkpoint]) -> list[tuple[int, int]]:
+    """`training_sizes` of all parts.
+
+    Raises:
+        ExportError: they differ. Depth would be at another scale than it was learned at.
+    """
+    first, *others = [training_sizes(part) for part in parts]
+    for other in others:
+        if other != first:
+            (a, b), (c, d) = first[0], other[0]
+            raise ExportError(f"the checkpoints were trained at {a}x{b} and {c}x{d}; give --sizes")
+    return first
+
+
 def focal_px(training: dict[str, Any]) -> float | None:
     """The focal length, in pixels of what the network is given, that its depth was learned for; None: for any.
 
@@ -420,7 +442,13 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     evaluations = [read_evaluation(path) for path in args.evaluation]
     if args.pictures is not None:
         picture_files(args.pictures)
-    args.sizes = args.sizes or training_sizes(parts[0])
+    args.sizes = args.sizes or common_sizes(parts)
+    if args.out.is_dir():
+        raise ExportError(f"--out {args.out} is a folder")
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"--out {args.out}: {error.strerror}") from None
     quantization = Quantization(parts[0], args) if args.precision == "int8" else None
     reference = Deployable(network, torch.float32).eval()
     dtype = torch.float16 if args.precision == "fp16" else torch.float32
@@ -428,7 +456,6 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
     traced = "fp32" if quantization else args.precision
     card = make_card(parts, count_parameters(network), args.sizes, traced, evaluations, args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f".{args.out.name}.partial")
     full = args.out.with_name(f".{args.out.name}.fp32")
     try:

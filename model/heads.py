@@ -34,15 +34,15 @@ class ASPPHead(nn.Module):
     Every branch has C/8 channels: 256 on ResNet-50, never fewer than 48.
 
     Raises:
-        ValueError: the rates are not three numbers of at least 1.
+        ValueError: the rates are not three whole numbers of at least 1.
     """
 
     def __init__(
         self, inputs: int, outputs: int, rates: tuple[int, int, int] = (12, 24, 36), dropout: float = 0.5
     ) -> None:
         super().__init__()
-        if len(rates) != 3 or min(rates) < 1:
-            raise ValueError(f"the rates of ASPP are three numbers of at least 1, not {rates}")
+        if len(rates) != 3 or not all(isinstance(rate, int) and rate >= 1 for rate in rates):
+            raise ValueError(f"the rates of ASPP are three whole numbers of at least 1, not {rates}")
         width = max(48, inputs // 8)
         self.branches = nn.ModuleList([conv_bn_relu(inputs, width)])
         self.branches.extend(conv_bn_relu(inputs, width, 3, rate) for rate in rates)

@@ -139,6 +139,8 @@ class MultiTaskNetwork(Network):
             raise ValueError("SW modules stand between the SE modules of two branches: they need se and both tasks")
         if context not in get_args(Context):
             raise ValueError(f"context is one of {', '.join(get_args(Context))}, not {context}")
+        if not tasks:
+            raise ValueError("a network has one task or more")
         self.tasks = tuple(tasks)
         self.backbone = backbone
         c1, c2, c3, c4 = backbone.channels

@@ -37,6 +37,8 @@ class TaskHead(nn.Module):
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
         super().__init__()
+        if width < 4 or width % 4:
+            raise ValueError(f"the width of task features is a multiple of 4, not {width}")
         self.refine = nn.Sequential(Bottleneck(inputs, width // 4), Bottleneck(width, width // 4))
         self.classifier = nn.Conv2d(width, outputs, 1)
 

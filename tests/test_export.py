@@ -333,6 +333,27 @@ def test_single_task_networks_are_exported_in_pairs_of_both_tasks(trained: Path,
         with pytest.raises(SystemExit, match=message) as refused:
             exporter.main([*map(str, given), "--out", str(tmp_path / "m.onnx")])
         assert "\n" not in str(refused.value)
+    other = exporter.load_checkpoint(depth)
+    other.info["training"]["size"] = [96, 160]
+    save_checkpoint(tmp_path / "other", other)
+    message = r"the checkpoints were trained at \d+x\d+ and 96x160; give --sizes"
+    with pytest.raises(SystemExit, match=message):
+        exporter.main([str(segmentation), str(tmp_path / "other"), "--out", str(tmp_path / "m.onnx")])
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_what_cannot_be_written_or_read_is_one_line(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(b"no picture")
+    for more, message in [
+        (["--out", str(tmp_path)], "is a folder"),
+        (["--out", str(tmp_path / "file" / "m.onnx")], "File exists|Not a directory"),
+        (["--out", str(tmp_path / "m.onnx"), "--pictures", str(tmp_path / "pictures")], "a.jpg: cannot be read: not a"),
+    ]:
+        with pytest.raises(SystemExit, match=message) as refused:
+            exporter.main([str(trained), *more])
+        assert "\n" not in str(refused.value)
     assert not (tmp_path / "m.onnx").exists()
 
 

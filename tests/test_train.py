@@ -221,7 +221,7 @@ def test_what_goes_wrong_in_a_worker_ends_the_training(boxes: Path, tmp_path: Pa
         (("--weighting", "pcgrad", "--compile"), "--weighting pcgrad needs a gradient per task"),
         (("--device", "foo"), "train: --device foo: Expected one of cpu, cuda"),
         (("--device", "meta"), "train: --device meta: "),
-        (("--options", '{"aspp_rates": [1, 2]}'), "the rates of ASPP are three numbers of at least 1, not (1, 2)"),
+        (("--options", '{"aspp_rates": [1, 2]}'), "the rates of ASPP are three whole numbers of at least 1, not (1, 2)"),
         (("--options", '{"reduction": 0}'), "reduction is a number of at least 1, not 0"),
         (("--loss-stride", "5"), "--loss-stride 5 does not divide the training size 48x64"),
     ],
@@ -389,6 +389,14 @@ def test_two_streams_start_from_single_task_networks(boxes: Path, tmp_path: Path
     assert both.info["training"]["single_task"] == files and both.info["training"]["preset"] == "paper"
     assert both.info["evaluations"] == []
     assert both.info["earlier_data"] == [single[0].info["data"]]
+    assert both.config.options == single[0].config.options == single[1].config.options
+    other = tmp_path / "other rates.safetensors"
+    options = {**single[1].config.options, "aspp_rates": [1, 2, 3]}
+    save_checkpoint(other, replace(single[1], config=replace(single[1].config, options=options)))
+    with pytest.raises(
+        SystemExit, match=r"one was made with aspp_rates .*, the other with \[1, 2, 3\]; give --options"
+    ):
+        few_steps(boxes, tmp_path / "rates", "--network", "cross_stitch", "--single-task", files[0], str(other))
     painted = shutil.copytree(boxes, tmp_path / "painted")
     described(painted, classes=[c | {"color": [1, 2, 3]} for c in described(painted)["classes"]])
     few_steps(painted, tmp_path / "in other colours", "--network", "cross_stitch", "--single-task", *files, *still)
@@ -620,7 +628,8 @@ def test_two_folders_train_to_the_bytes_of_one_that_holds_both(
     # Together they are what the one is; and each is what it would be alone.
     data = dict(both.info["data"])
     sets = data.pop("sets")
-    assert data == one.info["data"] and data["pictures"] == 29 and data["attribution"] == "by B"
+    assert data | {"digest": one.info["data"]["digest"]} == one.info["data"]
+    assert data["pictures"] == 29 and data["attribution"] == "by B"
     alone = [few_steps(Path(folder), tmp_path / Path(folder).name, "--batch-size", "8") for folder in two]
     assert sets == [end.info["data"] for end in alone]
 
@@ -629,6 +638,10 @@ def test_two_folders_train_to_the_bytes_of_one_that_holds_both(
         stop_after(patch, 4)
         with pytest.raises(SystemExit):
             few_steps(Path(), tmp_path / "stopped", "--data", *two, *EVERYTHING)
+    renamed = shutil.copytree(two[1], tmp_path / "of the same name")
+    described(renamed, depth={**described(renamed)["depth"], "kind": "raw"})
+    with pytest.raises(SystemExit, match="was trained on another photos, of other names, cameras or kind of depth"):
+        few_steps(Path(), tmp_path / "stopped", "--data", two[0], str(renamed), *EVERYTHING, "--resume")
     then = "was trained on boxes (13 pictures) + photos (16 pictures)"
     for others, now in (
         (two[:1], "boxes (13 pictures)"),

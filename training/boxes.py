@@ -689,7 +689,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     try:
         write_dataset(a.out, a.count, a.seed, a.size, a.workers, a.variety, progress=True)
-    except FileExistsError as error:
+    except OSError as error:
         sys.exit(f"training.boxes: {error}")
     if a.sheet and a.count:
         contact_sheet(a.out, min(a.count, 24)).save(a.sheet)

@@ -159,7 +159,12 @@ def folder(out: Path, info: DatasetInfo, budget: str, run: Run, seed: int) -> Pa
     """Where a run lives."""
     options = re.sub(r"[^0-9a-z.]+", "_", json.dumps(run.options)).strip("_") if run.options else ""
     name = "-".join(part for part in (run.network, options, f"seed{seed}") if part)
-    return out / "runs" / f"{info.name}-{budget}" / name
+    return out / "runs" / f"{called(info)}-{budget}" / name
+
+
+def called(info: DatasetInfo) -> str:
+    """NYUD-v2 with raw depth and with filled depth are two data sets of one name."""
+    return f"{info.name}-{info.depth_kind}" if info.depth_kind else info.name
 
 
 def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Namespace) -> dict[str, Any]:
@@ -372,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": first["training"],
         "rows": lines,
     }
-    base = args.out / f"table{args.table}-{info.name}-{args.budget}"
+    base = args.out / f"table{args.table}-{called(info)}-{args.budget}"
     text = markdown(table)
     written = {".json": json.dumps(table, indent=2) + "\n", ".md": text}
     if args.table in (1, 2):

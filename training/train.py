@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import copy
 import ctypes
+import hashlib
 import json
 import math
 import os
@@ -228,6 +229,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+OPTIONS_OF_STREAMS = ("aspp_rates", "dropout", "saturation")
 NOT_COMPARED = {"data", "out", "resume", "device", "workers", "single_task", "start", "log_every"}
 
 
@@ -272,7 +274,11 @@ def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Op
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """The network's options: those given, and where it starts from other weights, whatever else those were made with.
 
-    A training that goes on has its own, also where the file that it started from is gone.
+    A training that goes on has its own, also where the file that it started from is gone. Two streams have what both
+    of their single-task networks were made with and they know as well.
+
+    Raises:
+        TrainingError: those two differ in it, and nothing is given.
     """
     options: dict[str, Any] = {}
     files = [args.out / CHECKPOINT] if args.resume else []
@@ -281,7 +287,22 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
         config = load_checkpoint(file).config
         if (config.network, config.backbone) == (args.network, args.backbone):
             options = config.options
+    elif args.single_task and len(args.single_task) == 2:
+        one, other = (load_checkpoint(Path(single)).config.options for single in args.single_task)
+        for name in OPTIONS_OF_STREAMS:
+            if one.get(name) != other.get(name) and name not in args.options:
+                raise TrainingError(
+                    f"--single-task: one was made with {name} {one.get(name, 'as it is')}, the other with "
+                    f"{other.get(name, 'as it is')}; give --options"
+                )
+        options = {name: one[name] for name in OPTIONS_OF_STREAMS if name in one}
     return {**options, **args.options}
+
+
+def tell_other_focal(file: str | Path, training: dict[str, Any], focal: float) -> None:
+    """A line where depth was learned for another focal length: it begins at another scale."""
+    if (then := training.get("focal", 0.0)) != focal and parallel.rank() == 0:
+        print(f"{file}: its depth was learned with --focal {then:g}, and now it is {focal:g}")
 
 
 def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> list[dict[str, Any]]:
@@ -301,10 +322,12 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
             if not same_classes(checkpoint.config.classes, classes):
                 raise TrainingError(f"{file}: its classes are not those of the data set")
         network.load_single_task(single[0].weights, single[1].weights)
+        tell_other_focal(args.single_task[1], single[1].info["training"], args.focal)
         return data_of(single)
     if args.start:
         other = load_checkpoint(args.start)
         load_other_training(network, other, args, classes)
+        tell_other_focal(args.start, other.info["training"], args.focal)
         return data_of([other])
     for backbone in network.backbones():
         load_backbone_weights(backbone, args.backbone, args.weights)
@@ -786,11 +809,25 @@ def refuse_other_run(
     )
     if then != now:
         raise TrainingError(f"{path}: was trained on {then}, not on {now}; a resumed run must be the same")
+    for data, info in zip(sets_of(former.info["data"]), infos, strict=True):
+        own = digest_of(info, settings["train_split"])
+        if data.get("digest", own) != own:  # Checkpoints from before there was one have none.
+            raise TrainingError(
+                f"{path}: was trained on another {info.name}, of other names, cameras or kind of depth; a resumed run "
+                "must be the same"
+            )
     defaults = compared(parse_args(["--data", "", "--out", ""]))
     for key, value in settings.items():
         then = former.info["training"].get(key, defaults[key])  # an option newer than the checkpoint
         if then != value:
             raise TrainingError(f"{path}: was trained with {key} {then}, not {value}; a resumed run must be the same")
+
+
+def digest_of(info: DatasetInfo, split: str) -> str:
+    """What tells a data set from another of its name: the split's pictures, their cameras, and the kind of depth."""
+    names = info.splits[split]
+    content = [info.depth_kind, names, [info.intrinsics.get(name) for name in names]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def describe_data(infos: list[DatasetInfo], split: str, former: Checkpoint | None) -> dict[str, Any]:
@@ -808,6 +845,7 @@ def describe_data(infos: list[DatasetInfo], split: str, former: Checkpoint | Non
             "license": info.license,
             "attribution": info.attribution,
             "pictures": len(info.splits[split]),
+            "digest": digest_of(info, split),
             "min_depth_m": low,
             "max_depth_m": high,
         }
@@ -816,6 +854,7 @@ def describe_data(infos: list[DatasetInfo], split: str, former: Checkpoint | Non
     data = describe(joined(infos), then)
     if len(infos) > 1:
         sets = sets_of(then) if then else [None] * len(infos)
+        del data["digest"]  # Each has its own.
         data["sets"] = [describe(info, one) for info, one in zip(infos, sets, strict=True)]
     return data
 
