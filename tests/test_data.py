@@ -164,6 +164,10 @@ def test_processes_share_the_batches_of_one() -> None:
     whole = list(StepSampler(10, 4, epochs=2, seed=5))
     halves = [list(StepSampler(10, 4, epochs=2, seed=5, rank=rank, processes=2)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*halves, strict=True)] == whole
+    # In two parts, each of four pictures: those of one process, shared.
+    whole = list(StepSampler(16, 8, epochs=2, seed=5))
+    halves = [list(StepSampler(16, 8, epochs=2, seed=5, rank=rank, processes=2, parts=2)) for rank in (0, 1)]
+    assert [a[:2] + b[:2] + a[2:] + b[2:] for a, b in zip(*halves, strict=True)] == whole
 
 
 def coded(height: int, width: int) -> Picture:

@@ -221,7 +221,10 @@ def test_what_goes_wrong_in_a_worker_ends_the_training(boxes: Path, tmp_path: Pa
         (("--weighting", "pcgrad", "--compile"), "--weighting pcgrad needs a gradient per task"),
         (("--device", "foo"), "train: --device foo: Expected one of cpu, cuda"),
         (("--device", "meta"), "train: --device meta: "),
-        (("--options", '{"aspp_rates": [1, 2]}'), "the rates of ASPP are three whole numbers of at least 1, not (1, 2)"),
+        (
+            ("--options", '{"aspp_rates": [1, 2]}'),
+            "the rates of ASPP are three whole numbers of at least 1, not (1, 2)",
+        ),
         (("--options", '{"reduction": 0}'), "reduction is a number of at least 1, not 0"),
         (("--loss-stride", "5"), "--loss-stride 5 does not divide the training size 48x64"),
     ],

@@ -355,15 +355,24 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     Every epoch is a permutation drawn from (seed, epoch); a last, incomplete batch is dropped, because batch
     normalisation over 1×1 maps needs more than one picture. Starting at any step gives the very batches that an
-    uninterrupted run would have seen from there. Of each batch, process `rank` of `processes` gets its slice.
+    uninterrupted run would have seen from there. Of each of the `parts` of a batch, process `rank` of `processes` gets
+    its slice, so that a part, over which batch normalisation goes, has the same pictures with any number of processes.
     """
 
     def __init__(
-        self, pictures: int, batch_size: int, epochs: int, seed: int, start: int = 0, rank: int = 0, processes: int = 1
+        self,
+        pictures: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+        parts: int = 1,
     ) -> None:
         self.pictures, self.batch_size, self.epochs, self.seed, self.start = pictures, batch_size, epochs, seed, start
         self.steps_per_epoch = pictures // batch_size
-        self.slice = slice(rank * batch_size // processes, (rank + 1) * batch_size // processes)
+        self.own = np.arange(batch_size).reshape(parts, processes, -1)[:, rank].ravel()
 
     def __len__(self) -> int:
         return self.epochs * self.steps_per_epoch - self.start
@@ -374,4 +383,4 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
             for step in range(skipped if epoch == first_epoch else 0, self.steps_per_epoch):
                 batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(epoch, int(index)) for index in batch[self.slice]]
+                yield [(epoch, int(index)) for index in batch[self.own]]

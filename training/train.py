@@ -552,7 +552,9 @@ def train(args: argparse.Namespace) -> int:
     ddp = DistributedDataParallel(network) if processes > 1 else None
     model = torch.compile(ddp or network) if args.compile else ddp or network
 
-    sampler = StepSampler(len(train_set), args.batch_size, args.epochs, args.seed, start, parallel.rank(), processes)
+    sampler = StepSampler(
+        len(train_set), args.batch_size, args.epochs, args.seed, start, parallel.rank(), processes, args.accumulate
+    )
     steps_per_epoch, steps = sampler.steps_per_epoch, sampler.steps_per_epoch * args.epochs
     if args.warmup >= steps:
         raise TrainingError(f"--warmup {args.warmup}: the whole training has only {steps} steps")
