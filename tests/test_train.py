@@ -428,6 +428,18 @@ def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, st
     torch.testing.assert_close(others.weights[depth], straight.weights[depth])
     assert not torch.allclose(others.weights[segmentation], straight.weights[segmentation])
 
+    moved = {k: v + 1 if v.is_floating_point() else v for k, v in straight.weights.items()}
+    files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    for path, weights in zip(files, (straight.weights, moved), strict=True):
+        save_checkpoint(path, replace(straight, weights=weights))
+    mean = few_steps(boxes, tmp_path / "mean", "--lr", "1e-12", "--start", *map(str, files))
+    for name in (depth, segmentation):
+        torch.testing.assert_close(mean.weights[name], straight.weights[name] + 0.5)
+    assert mean.info["training"]["start"] == "one.safetensors + two.safetensors"
+    assert mean.info["earlier_data"] == [straight.info["data"]]
+    with pytest.raises(SystemExit, match=r"other.safetensors: its classes are not those of .*one.safetensors"):
+        few_steps(boxes, tmp_path / "mixed", "--start", str(files[0]), str(file))
+
     for more, reason in [
         (("--network", "mtl"), "is mtl_ssw on mobilenet_v2, not mtl on mobilenet_v2"),
         (("--options", '{"context": "fcn"}'), "was made with other --options"),
@@ -444,8 +456,8 @@ def test_other_classes_get_new_classifiers_wherever_there_are_such(
     other = NetworkConfig(name, "resnet18", class_set(["wall", "floor"]))
     before = {k: torch.full_like(v, 7) for k, v in other.build().state_dict().items()}
     network = NetworkConfig(name, "resnet18", class_set(["cat", "dog"])).build()
-    args = argparse.Namespace(network=name, backbone="resnet18", start=Path("other.safetensors"))
-    load_other_training(network, Checkpoint(other, before), args, class_set(["cat", "dog"]))
+    args = argparse.Namespace(network=name, backbone="resnet18", start=[Path("other.safetensors")])
+    load_other_training(network, [Checkpoint(other, before)], args, class_set(["cat", "dog"]))
     new = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert new == {k for k in before if "segmentation" in k and "classifier" in k}
     assert len(new) == {"mtl_ssw": 2, "pad_net": 4, "mti_net": 10}[name]
@@ -460,8 +472,8 @@ def test_other_colours_are_no_other_classes(capsys: pytest.CaptureFixture[str]) 
     painted = tuple(replace(c, color=(1, 2, 3)) for c in classes)
     other = NetworkConfig("mtl", "resnet18", painted)
     before = {k: torch.full_like(v, 7) for k, v in other.build().state_dict().items()}
-    args = argparse.Namespace(network="mtl", backbone="resnet18", start=Path("other.safetensors"))
-    load_other_training(network, Checkpoint(other, before), args, classes)
+    args = argparse.Namespace(network="mtl", backbone="resnet18", start=[Path("other.safetensors")])
+    load_other_training(network, [Checkpoint(other, before)], args, classes)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert capsys.readouterr().out == ""
 
@@ -470,11 +482,11 @@ def test_only_classifiers_may_be_of_another_shape() -> None:
     """Options that change other layers are refused, whatever the classes are."""
     names = ["wall", "floor"], ["cat", "dog", "bird"]
     network = NetworkConfig("mtl_ssw", "resnet18", class_set(names[1]), {"reduction": 4}).build()
-    args = argparse.Namespace(network="mtl_ssw", backbone="resnet18", start=Path("other.safetensors"))
+    args = argparse.Namespace(network="mtl_ssw", backbone="resnet18", start=[Path("other.safetensors")])
     for other_names in names:
         other = NetworkConfig("mtl_ssw", "resnet18", class_set(other_names))
         with pytest.raises(TrainingError, match=r"^other.safetensors: was made with other --options \({}\)$"):
-            load_other_training(network, Checkpoint(other, other.build().state_dict()), args, class_set(names[1]))
+            load_other_training(network, [Checkpoint(other, other.build().state_dict())], args, class_set(names[1]))
 
 
 def test_network_options_are_those_of_the_start_and_those_given(boxes: Path, tmp_path: Path) -> None:

@@ -131,9 +131,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--start",
         type=Path,
+        nargs="+",
         metavar="FILE",
         help="checkpoint to go on from with other data or settings, in place of --weights; of the same network and "
-        "backbone, its segmentation classifier is taken where the classes are the same",
+        "backbone, its segmentation classifier is taken where the classes are the same. Of several, each of which went "
+        "on from another, the mean of their weights",
     )
     add(
         "--single-task",
@@ -282,7 +284,7 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """
     options: dict[str, Any] = {}
     files = [args.out / CHECKPOINT] if args.resume else []
-    files += [args.start] if args.start else []
+    files += args.start or []
     if file := next((file for file in files if file.is_file()), None):
         config = load_checkpoint(file).config
         if (config.network, config.backbone) == (args.network, args.backbone):
@@ -325,38 +327,54 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
         tell_other_focal(args.single_task[1], single[1].info["training"], args.focal)
         return data_of(single)
     if args.start:
-        other = load_checkpoint(args.start)
-        load_other_training(network, other, args, classes)
-        tell_other_focal(args.start, other.info["training"], args.focal)
-        return data_of([other])
+        others = [load_checkpoint(file) for file in args.start]
+        load_other_training(network, others, args, classes)
+        for file, other in zip(args.start, others, strict=True):
+            tell_other_focal(file, other.info["training"], args.focal)
+        return data_of(others)
     for backbone in network.backbones():
         load_backbone_weights(backbone, args.backbone, args.weights)
     return []
 
 
-def load_other_training(network: Network, other: Checkpoint, args: argparse.Namespace, classes: ClassSet) -> None:
+def load_other_training(
+    network: Network, others: list[Checkpoint], args: argparse.Namespace, classes: ClassSet
+) -> None:
     """Fills a network with what another training came to, but for its segmentation classifiers if the classes differ.
 
+    Of several trainings, each of which went on from another one's end, with the mean of their weights, which is often
+    better than each of them on pictures of another kind than theirs (Wortsman et al., Model soups, ICML 2022).
+
     Raises:
-        TrainingError: it is of another network or backbone, or other options gave it other layers.
+        TrainingError: one is of another network or backbone, other options gave it other layers, or they have different
+            classes.
     """
-    then = (other.config.network, other.config.backbone)
-    if then != (args.network, args.backbone):
-        raise TrainingError(f"{args.start} is {' on '.join(then)}, not {args.network} on {args.backbone}")
     own = network.state_dict()
-    taken = other.weights
-    if not same_classes(other.config.classes, classes):
-        # Also where by chance there are as many classes: they are others still.
-        taken = {k: v for k, v in taken.items() if ".segmentation.classifier" not in k}
-    if own.keys() != other.weights.keys() or any(v.shape != own[k].shape for k, v in taken.items()):
-        raise TrainingError(f"{args.start}: was made with other --options ({json.dumps(other.config.options)})")
+    theirs = others[0].config.classes
+    for file, other in zip(args.start, others, strict=True):
+        then = (other.config.network, other.config.backbone)
+        if then != (args.network, args.backbone):
+            raise TrainingError(f"{file} is {' on '.join(then)}, not {args.network} on {args.backbone}")
+        if not same_classes(other.config.classes, theirs):
+            raise TrainingError(f"{file}: its classes are not those of {args.start[0]}")
+        # Classifiers of other classes are not taken, also where by chance there are as many: they are others still.
+        kept = [k for k in other.weights if same_classes(theirs, classes) or ".segmentation.classifier" not in k]
+        if own.keys() != other.weights.keys() or any(other.weights[k].shape != own[k].shape for k in kept):
+            raise TrainingError(f"{file}: was made with other --options ({json.dumps(other.config.options)})")
+    taken = {k: mean_of([other.weights[k] for other in others]) for k in kept}
     network.load_state_dict(taken, strict=False)
     if len(taken) < len(own) and parallel.rank() == 0:
-        theirs = len(other.config.classes)
         print(
-            f"{args.start}: {len(taken)} of its {len(own)} tensors are taken; its segmentation classifier is new, for "
-            f"the {len(classes)} classes of the data are not its {theirs}"
+            f"{args.start[0]}: {len(taken)} of its {len(own)} tensors are taken; its segmentation classifier is new, "
+            f"for the {len(classes)} classes of the data are not its {len(theirs)}"
         )
+
+
+def mean_of(tensors: list[Tensor]) -> Tensor:
+    """Of tensors of one shape; the first, where they hold no fractions (counters)."""
+    if len(tensors) == 1 or not tensors[0].is_floating_point():
+        return tensors[0]
+    return torch.stack([tensor.double() for tensor in tensors]).mean(dim=0)
 
 
 @torch.no_grad()
@@ -567,9 +585,11 @@ def train(args: argparse.Namespace) -> int:
         generator=torch.Generator(),  # its own: the global one must not depend on when a loader was made
     )
 
+    started_from = " + ".join(file.name for file in args.start) if args.start else None
+
     def save(step: int, *, ended: bool = False) -> None:
         info_json = {
-            "training": settings | {"single_task": args.single_task, "start": args.start and args.start.name},
+            "training": settings | {"single_task": args.single_task, "start": started_from},
             "data": data,
             "earlier_data": earlier_data,
             "evaluations": history,
