@@ -24,9 +24,9 @@ from pyarrow import fs
 
 from service import logs
 from service.app import onnx_source
-from service.bulk import checked_query, suffix_of
+from service.bulk import checked_query, options_of, suffix_of
 from service.bulk_inputs import PICTURES, UsageError
-from service.errors import EnginesLost, InvalidRequest, Problem, StartupError
+from service.errors import EnginesLost, Problem, StartupError
 from service.metrics import Metrics
 from service.models import POLL_S, Models
 from service.outputs import Options, Output
@@ -218,12 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.replicas < 1:
         parser.error("--replicas must be at least 1")
     try:
-        options = Options(**checked_query(arguments))
-        options.check(arguments.output)
+        options = options_of(checked_query(arguments), arguments.output)
     except UsageError as error:
         parser.error(str(error))
-    except InvalidRequest as problem:
-        parser.error(problem.detail)
     given = {name: value for name in ("model", "device") if (value := getattr(arguments, name)) is not None}
     settings = Settings.load(**given)
     # The cluster of RAY_ADDRESS or of this machine; where there is none, one of this process.

@@ -92,7 +92,7 @@ def main(arguments: argparse.Namespace) -> int:
         StartupError: a setting is not right, or the model or a device is not to be had.
     """
     query = checked_query(arguments)
-    options = _options(query)
+    options = options_of(query, arguments.output)
     if arguments.every < 1:
         raise UsageError("--every must be at least 1")
     remote = arguments.url is not None
@@ -102,10 +102,6 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError("--api-key-file and --timeout are of no use without --url")
     if arguments.timeout is not None and not arguments.timeout > 0:
         raise UsageError("--timeout must be more than 0")
-    try:
-        options.check(arguments.output)
-    except errors.InvalidRequest as problem:
-        raise UsageError(problem.detail) from None
 
     settings = None if remote else _settings(arguments)
     suffix = suffix_of(arguments.output)
@@ -144,11 +140,18 @@ def checked_query(arguments: argparse.Namespace) -> dict[str, Any]:
     return query
 
 
-def _options(query: Mapping[str, Any]) -> Options:
+def options_of(query: Mapping[str, Any], output: Output) -> Options:
+    """What they say about answers of that kind.
+
+    Raises:
+        UsageError: they do not go together.
+    """
     camera = {name: value for name, value in query.items() if name in Given.__dataclass_fields__}
     others = {name: value for name, value in query.items() if name not in camera}
     try:
-        return Options(Given(**camera), **others)
+        options = Options(Given(**camera), **others)
+        options.check(output)
+        return options
     except errors.InvalidRequest as problem:
         raise UsageError(problem.detail) from None
 

@@ -351,18 +351,18 @@ def load_other_training(
     """
     own = network.state_dict()
     theirs = others[0].config.classes
+    # Classifiers of other classes are not taken, also where by chance there are as many: they are others still.
+    same = same_classes(theirs, classes)
+    taken = [k for k in own if same or ".segmentation.classifier" not in k]
     for file, other in zip(args.start, others, strict=True):
         then = (other.config.network, other.config.backbone)
         if then != (args.network, args.backbone):
             raise TrainingError(f"{file} is {' on '.join(then)}, not {args.network} on {args.backbone}")
         if not same_classes(other.config.classes, theirs):
             raise TrainingError(f"{file}: its classes are not those of {args.start[0]}")
-        # Classifiers of other classes are not taken, also where by chance there are as many: they are others still.
-        kept = [k for k in other.weights if same_classes(theirs, classes) or ".segmentation.classifier" not in k]
-        if own.keys() != other.weights.keys() or any(other.weights[k].shape != own[k].shape for k in kept):
+        if own.keys() != other.weights.keys() or any(other.weights[k].shape != own[k].shape for k in taken):
             raise TrainingError(f"{file}: was made with other --options ({json.dumps(other.config.options)})")
-    taken = {k: mean_of([other.weights[k] for other in others]) for k in kept}
-    network.load_state_dict(taken, strict=False)
+    network.load_state_dict({k: mean_of([other.weights[k] for other in others]) for k in taken}, strict=False)
     if len(taken) < len(own) and parallel.rank() == 0:
         print(
             f"{args.start[0]}: {len(taken)} of its {len(own)} tensors are taken; its segmentation classifier is new, "
@@ -867,17 +867,18 @@ def describe_data(infos: list[DatasetInfo], split: str, former: Checkpoint | Non
             "license": info.license,
             "attribution": info.attribution,
             "pictures": len(info.splits[split]),
-            "digest": digest_of(info, split),
             "min_depth_m": low,
             "max_depth_m": high,
         }
 
     then = former.info["data"] if former else None
     data = describe(joined(infos), then)
-    if len(infos) > 1:
-        sets = sets_of(then) if then else [None] * len(infos)
-        del data["digest"]  # Each has its own.
-        data["sets"] = [describe(info, one) for info, one in zip(infos, sets, strict=True)]
+    if len(infos) == 1:
+        return data | {"digest": digest_of(infos[0], split)}
+    sets = sets_of(then) if then else [None] * len(infos)
+    data["sets"] = [
+        describe(info, one) | {"digest": digest_of(info, split)} for info, one in zip(infos, sets, strict=True)
+    ]
     return data
 
 

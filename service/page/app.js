@@ -144,8 +144,7 @@ function show(file, answer, picture, hfov) {
   }
   cloudIsStale = true;
   legend();
-  point(panels.cursor);
-  if (!panels.cursor) $("#readout output").textContent = POINT_AT;
+  tell();
   paintDepth();
   lens();
   timing();
@@ -317,12 +316,20 @@ function pixelAt(canvas, event) {
 
 function point(pixel) {
   panels.cursor = pixel;
+  tell();
+  draw();
+}
+
+/** Says what is where the pointer is. */
+function tell() {
+  const pixel = panels.cursor;
   const { answer } = shown;
   const output = $("#readout output");
   const swatch = $("#readout .swatch");
   const at = pixel && pixel.y * answer.width + pixel.x;
   const found = pixel && answer.meta.segmentation.classes.find(({ id }) => id === answer.labels[at]);
   swatch.hidden = !found;
+  if (!pixel) output.textContent = POINT_AT;
   if (found) {
     swatch.style.background = `rgb(${found.color})`;
     const mm = answer.depth[at];
@@ -330,7 +337,6 @@ function point(pixel) {
     output.textContent = `${found.name} · ${Math.round((100 * answer.confidence[at]) / 255)} % sure · ${depth}`;
   }
   for (const button of all("#legend button")) button.toggleAttribute("data-current", Number(button.dataset.id) === found?.id);
-  draw();
 }
 
 function mark(pixel) {

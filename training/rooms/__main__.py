@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prepare(a.furniture, cache, progress)
         maker = RoomMaker(cache.absolute(), a.size, a.views, a.samples)
         dataset = write_dataset(a.out, a.count, a.seed, maker, Catalogue(cache), a.workers, progress=True)
-    except (FileExistsError, FurnitureError, RoomError, render.RenderError) as error:
+    except (OSError, FurnitureError, RoomError, render.RenderError) as error:
         sys.exit(f"training.rooms: {error}")
     if rare := rare_classes(dataset):
         print(f"less than 0.05 % of all pixels: {', '.join(rare)}")
