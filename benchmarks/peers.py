@@ -4,7 +4,8 @@ python benchmarks/peers.py --threads 1 --also openvino-bf16,openvino-bf16 --out 
 python benchmarks/peers.py --only fastapi litserve --quick
 
 Each peer (`benchmarks/peer_apps/*_app.py`) is written as its own documentation teaches, and runs twice: with Pillow,
-as a tutorial would, and with our codecs. Their networks have `--threads` threads each; the service runs as it starts.
+as a tutorial would, and with our codecs. Their networks have `--threads` threads each, and those that run a network in
+a process of its own have `--workers` of them; the service runs as it starts.
 Each peer is installed into a virtual environment of its own (`build/benchmarks`), from the package index, at its newest
 version; numpy, Pillow, ONNX Runtime and isal are those of this environment.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.common import environment, machine, publish, serve_command
 from benchmarks.contest import FORM, RAW, Entry, add_load_options, load_of, measure, summary
+from service.cores import usable_cores
 from service.settings import BUNDLED_MODEL
 
 
@@ -62,6 +64,7 @@ def main() -> None:
     add("--model", type=Path, default=BUNDLED_MODEL)
     add("--free", action="store_true", help="a network that costs nothing in the peers; the service is left out")
     add("--threads", type=int, default=1, help="of each network (default: 1)")
+    add("--workers", type=int, default=usable_cores(), help="processes with a network (default: as many as cores)")
     add("--max-batch", type=int, default=8)
     add("--also", nargs="+", default=[], metavar="DEVICE", help="the service on these too, such as openvino-bf16")
     add("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="these peers")
@@ -87,6 +90,7 @@ def main() -> None:
                 "PEER_MODEL": model,
                 "PEER_CODECS": codecs,
                 "PEER_THREADS": str(args.threads),
+                "PEER_WORKERS": str(args.workers),
                 "PEER_BATCH": str(args.max_batch),
             }
             label = f"{name} {versions[name]}, " + ("Pillow" if codecs == "pillow" else "our codecs")
@@ -95,8 +99,9 @@ def main() -> None:
     on = machine()
     results = measure(entries, connections, seconds, rounds, (args.width, args.height))
     figures, markdown = summary(results, entries[0].name)
-    job = f"{args.width}x{args.height} JPEG in, JSON out, model {Path(model).name}, network threads: {args.threads}"
-    note = f"{job}; medians of {rounds} rounds, ratios to {entries[0].name}.\n\n"
+    job = f"{args.width}x{args.height} JPEG in, JSON out, model {Path(model).name}"
+    peers = f"of the peers' networks {args.threads} thread(s) and {args.workers} process(es)"
+    note = f"{job}; {peers}; medians of {rounds} rounds, ratios to {entries[0].name}.\n\n"
     publish(args.out, {"machine": on, "versions": versions, "seconds": seconds, "servers": figures}, note + markdown)
 
 

@@ -316,10 +316,12 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """What `evaluate.py --json` wrote, as the card has it.
 
     Raises:
-        ExportError: no such file, or something else is in it.
+        ExportError: no such file, something else is in it, or figures that the service does not reach.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("augmentation"):
+            raise ExportError(f"{path}: measured with test-time augmentation, which the service does not do")
         return {key: found[key] for key in ("data", "split", "protocol", "values")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path}: not what evaluate.py --json writes ({error!r})") from None
@@ -340,16 +342,17 @@ def make_card(
     """
     segmentation, depth = parts[0], parts[-1]
     kept = ["preset", "epochs", "batch_size", "optimizer", "lr", "size", "zoom", "color", "focal", "seed"]
-    kept += ["swa", "grey", "loss_weights", "depth_loss", "class_balance", "loss_stride", "precision"]
+    kept += ["swa", "ema", "grey", "loss_weights", "depth_loss", "class_balance", "loss_stride", "precision"]
+    kept += ["weighting", "auxiliary_weights", "warmup", "weight_decay", "clip", "accumulate", "train_split"]
     digest = hashlib.sha256()
     own, details = [], []
     for part in parts:
+        digest.update(json.dumps(part.config.options, sort_keys=True).encode())
         for name in sorted(part.weights):
             digest.update(part.weights[name].contiguous().numpy().tobytes())
         own += part.info.get("evaluations", [])[-1:]
         training = part.info["training"]
-        # A file's name, not its path: the card travels, the folders stay.
-        named = {"options": part.config.options, "weights": Path(training["weights"]).name}
+        named = {"options": part.config.options} | _origin(training)
         details.append({key: training[key] for key in kept if key in training} | named)
     network, backbone = (_named(getattr(part.config, of) for part in parts) for of in ("network", "backbone"))
     data = data_of(parts)
@@ -386,6 +389,15 @@ def make_card(
             package: importlib.metadata.version(package) for package in ("segdepth", "torch", "onnx", "onnxruntime")
         },
     }
+
+
+def _origin(training: dict[str, Any]) -> dict[str, Any]:
+    """What a training began with. A file's name, not its path: the card travels, the folders stay."""
+    if start := training.get("start"):
+        return {"start": start}
+    if (single := training.get("single_task")) and single != ["none"]:
+        return {"single_task": [Path(file).name for file in single]}
+    return {"weights": Path(training["weights"]).name}
 
 
 def training_sizes(part: Checkpoint) -> list[tuple[int, int]]:

@@ -64,9 +64,17 @@ class Checkpoint:
 
 
 def with_saturation(checkpoint: Checkpoint, saturation: float) -> Checkpoint:
-    """The same weights in a network that sees so much of a picture's colours, 0 to 1, whatever it was trained with."""
+    """The same weights in a network that sees so much of a picture's colours, 0 to 1, whatever it was trained with.
+
+    Figures of its training are left out where they were measured at another saturation.
+    """
     config = checkpoint.config
-    return replace(checkpoint, config=replace(config, options={**config.options, "saturation": saturation}))
+    same = config.options.get("saturation", 1) == saturation
+    return replace(
+        checkpoint,
+        config=replace(config, options={**config.options, "saturation": saturation}),
+        info=checkpoint.info if same else {**checkpoint.info, "evaluations": []},
+    )
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

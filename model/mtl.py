@@ -116,9 +116,9 @@ class MultiTaskNetwork(Network):
         se: Cascaded SE modules; without, the heads stand on X4.
         sw: (α, β) of the SW modules after SE1, SE2 and SE3, or None for none. Needs `se` and both tasks.
         context: `aspp`, `pp` (pyramid pooling) or `fcn` (none).
-        aspp_rates: Dilation rates of the ASPP head.
-        dropout: In the ASPP head.
-        reduction: Of the SE gates.
+        aspp_rates: Dilation rates of the ASPP head; nothing to other contexts.
+        dropout: In the ASPP head; nothing to other contexts, which have none.
+        reduction: Of the SE gates; nothing without `se`.
     """
 
     def __init__(

@@ -44,6 +44,12 @@ MAX_FAILURES = 3
 """An engine that fails on so many batches one after the other is lost."""
 FIRST_GUESS_S = 0.1
 """Seconds per request until they are measured."""
+HANG_S = 120.0
+"""An engine that is busy with one batch for so long is lost, where nothing else is said."""
+JOIN_S = 1.0
+"""So often the end looks whether an engine hangs."""
+LOOKS = 12
+"""So often an engine is looked at in that time."""
 
 
 class Result(NamedTuple):
@@ -87,10 +93,23 @@ class _Owner:
         self.share: Callable[[int], int] = lambda waiting: waiting
         self.failures = 0
         self.thread: threading.Thread | None = None
+        self.call: object = None
+        """Of the engine, that is under way."""
+        self.hangs = False
+        """Its thread is not waited for."""
 
     def wants(self, waiting: int) -> int:
         """How many of the waiting pictures the engine is to be given now."""
         return min(self.share(waiting), self.max_batch) if waiting else 0
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around every call of the engine once it is warm."""
+        self.call = object()
+        try:
+            yield
+        finally:
+            self.call = None
 
 
 class Batcher:
@@ -102,6 +121,8 @@ class Batcher:
         max_batch: the most pictures at once, also where an engine would take more.
         queue_size: the most requests that hold a place.
         queue_bytes: the most bytes that they take together.
+        hang_s: an engine is lost after so many seconds in one call. A GPU may hang without a word; a call that outlasts
+            every deadline is of no use to anybody.
     """
 
     def __init__(
@@ -113,6 +134,7 @@ class Batcher:
         max_batch: int,
         queue_size: int,
         queue_bytes: int,
+        hang_s: float = HANG_S,
     ) -> None:
         self._owners = [_Owner(number, load) for number, load in enumerate(loaders)]
         self._on_failure = on_failure
@@ -125,6 +147,8 @@ class Batcher:
         self._waiting: deque[_Item] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._closed = threading.Event()
+        self._hang_s = hang_s
         self._failed = False
         # Engines whose threads wait for a picture.
         self._idle = 0
@@ -139,6 +163,7 @@ class Batcher:
                 target=self._run, args=(owner,), name=f"segdepth-engine-{owner.name}", daemon=True
             )
             owner.thread.start()
+        threading.Thread(target=self._watch, name="segdepth-watch", daemon=True).start()
 
     def close(self) -> None:
         """Finish what waits, then end the threads."""
@@ -146,8 +171,9 @@ class Batcher:
             self._stopping = True
             self._wake.notify_all()
         for owner in self._owners:
-            if owner.thread is not None:
-                owner.thread.join()
+            while owner.thread is not None and owner.thread.is_alive() and not owner.hangs:
+                owner.thread.join(JOIN_S)
+        self._closed.set()
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -317,7 +343,7 @@ class Batcher:
                 break
         for left in running:
             self._finish(owner, left)
-        if owner.failures >= MAX_FAILURES:
+        if owner.failures >= MAX_FAILURES and not owner.hangs:
             self._lose(owner)
         engine.close()
 
@@ -393,7 +419,8 @@ class Batcher:
         if not isinstance(engine, OverlappingEngine):
             return _Running(batch, start, lambda: engine.infer(np.stack(pictures)))
         try:
-            return _Running(batch, start, partial(engine.collect, engine.submit(pictures)))
+            with owner.calling():
+                return _Running(batch, start, partial(engine.collect, engine.submit(pictures)))
         except Exception as error:
             self._fail(owner, batch, error)
             return None
@@ -401,7 +428,8 @@ class Batcher:
     def _finish(self, owner: _Owner, running: _Running) -> None:
         """Wait for a batch, and hand out its maps."""
         try:
-            prediction = running.collect()
+            with owner.calling():
+                prediction = running.collect()
         except Exception as error:
             self._fail(owner, running.batch, error)
             return
@@ -422,6 +450,25 @@ class Batcher:
         log.exception("engine %s failed on a batch of %d", owner.name, len(batch))
         for item in batch:
             item.future.set_exception(InferenceFailed("The model failed; the server's log has the details."))
+
+    def _watch(self) -> None:
+        """Take out engines that hang. What they have is ended by its deadline.
+
+        It counts its looks at a call and not the seconds, which go on while the process is stopped.
+        """
+        looks: dict[str, tuple[object, int]] = {}
+        while not self._closed.wait(self._hang_s / LOOKS):
+            for owner in self._owners:
+                call, seen = looks.get(owner.name, (None, 0))
+                seen = seen + 1 if owner.call is not None and owner.call is call else 0
+                looks[owner.name] = owner.call, seen
+                if seen >= LOOKS and not owner.hangs:
+                    owner.hangs = True
+                    owner.failures = MAX_FAILURES
+                    owner.state = "lost"
+                    self._metrics.failures.labels(owner.name).inc()
+                    log.error("engine %s has been busy with one batch for %g s", owner.name, self._hang_s)
+                    self._lose(owner)
 
     def _lose(self, owner: _Owner) -> None:
         """Take an engine out; with the last one, nothing that waits can be answered."""

@@ -248,10 +248,13 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     """Load an ONNX file.
 
     Raises:
-        StartupError: there is no such file, or ONNX Runtime refuses it.
+        StartupError: there is no such file, it cannot be read, or ONNX Runtime refuses it.
     """
-    if not path.is_file():
-        raise StartupError(f"there is no model file {path}")
+    try:
+        if not path.is_file():
+            raise StartupError(f"there is no model file {path}")
+    except OSError as error:  # A folder that may not be searched, or a network drive that is gone.
+        raise StartupError(f"the model file {path} cannot be read: {error.strerror}") from None
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions have no common public base.

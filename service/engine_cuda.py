@@ -31,9 +31,12 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Parts of the names of those kinds of nodes in which the time goes; they run where it was asked for."""
-WHOLE_MAPS = ("Pool", "Resize", "Softmax", "ArgMax")
-"""These touch every pixel: the CUDA provider may run them for TensorRT, but the CPU may not. What else there is on the
-CPU is arithmetic with shapes, as it should be."""
+WHOLE_MAPS = (
+    *("Pool", "Resize", "Upsample", "Softmax", "ArgMax", "TopK"),
+    *("Relu", "Clip", "Sigmoid", "Normalization", "ReduceMean"),
+)
+"""And of those that touch every pixel, and that nobody computes shapes with: the CUDA provider may run them for
+TensorRT, but the CPU may not. Other kinds, such as Add and Concat, do both, and are no sign of anything."""
 SHOWN = 5
 
 

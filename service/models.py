@@ -108,6 +108,10 @@ class Models:
             self._metrics.reloads.labels("failed").inc()
             log.error("reload failed, the old model stays: %s", error.reason)
             raise ReloadFailed(f"The old model stays: {error.reason}.") from None
+        except Exception:
+            self._metrics.reloads.labels("failed").inc()
+            log.exception("reload failed, the old model stays")
+            raise ReloadFailed("The old model stays; the server's log has the details.") from None
         finally:
             self._reloading = False
         old, self._generation = self._generation, _Generation(new)
@@ -155,6 +159,7 @@ class Models:
             max_batch=self._settings.max_batch,
             queue_size=self._settings.queue_size,
             queue_bytes=self._settings.queue_bytes,
+            hang_s=self._settings.max_timeout_s,
         )
         return Pipeline(self._settings, card, batcher, pixels, self._metrics)
 

@@ -56,6 +56,8 @@ MAX_JSON_PIXELS = 4_000_000
 """The most pixels that are written as JSON numbers; more go as binary data."""
 MAX_JSON_VALUES = 2_000_000
 """The most that are read: two pictures of 640x480, as numbers."""
+MAX_JSON_LISTS = MAX_JSON_VALUES // 3
+"""And of lists and objects, which take more memory: in nested data each pixel is one."""
 DTYPES: dict[str, tuple[str, str]] = {
     "labels": ("UINT8", "<u1"),
     "depth": ("UINT16", "<u2"),
@@ -79,7 +81,7 @@ class _InputParameters(_Part):
 
 class _Input(_Part):
     name: StrictStr
-    shape: Annotated[list[StrictInt], Field(min_length=1, max_length=4)]
+    shape: Annotated[list[Annotated[StrictInt, Field(ge=1, lt=1 << 31)]], Field(min_length=1, max_length=4)]
     datatype: StrictStr
     parameters: _InputParameters = _InputParameters()
     data: Any = None
@@ -148,8 +150,8 @@ def parse(body: bytes, header_length: int | None) -> tuple[InferenceRequest, lis
     if header_length is not None and header_length > len(body):
         raise InvalidInference(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes.")
     text, binary = body[:header_length], b"" if header_length is None else body[header_length:]
-    # Counted by what separates them; Python reads JSON without letting other threads run.
-    if text.count(b",") > MAX_JSON_VALUES:
+    # Counted by what separates or opens them; Python reads JSON without letting other threads run.
+    if text.count(b",") > MAX_JSON_VALUES or text.count(b"[") + text.count(b"{") > MAX_JSON_LISTS:
         raise TooManyPixels(f"The JSON has more than {MAX_JSON_VALUES} values; send them as binary data.")
     try:
         request = InferenceRequest.model_validate(json.loads(text))
@@ -168,8 +170,6 @@ def parse(body: bytes, header_length: int | None) -> tuple[InferenceRequest, lis
         raise InvalidInference("inputs: give either data or parameters.binary_data_size.")
     if len(binary) != (size or 0):
         raise InvalidInference(f"binary_data_size is {size or 0}, but {len(binary)} bytes follow the JSON part.")
-    if any(side < 1 for side in tensor.shape):
-        raise InvalidInference("inputs: every side of the shape must be at least 1.")
     if tensor.datatype == "BYTES":
         return request, _files(tensor, binary)
     if tensor.datatype == "UINT8":
@@ -249,25 +249,22 @@ def _pixels(tensor: _Input, binary: bytes) -> UInt8:
 
 async def infer(service: Pipeline, body: bytes, header_length: int | None, name: str) -> tuple[bytes, int | None]:
     """Answer a request: the body, and the length of its JSON part if binary data follows it."""
-    start = time.perf_counter()
     # Parsing megabytes of JSON is no work for the event loop either.
     request, pictures = await asyncio.to_thread(parse, body, header_length)
     if len(pictures) > service.settings.queue_size:
         raise TooManyPictures(f"At most {service.settings.queue_size} pictures fit in the queue of this server.")
     with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
         decoded = await _decode(service, pictures, request.parameters.given())
-        decode_s = time.perf_counter() - start
         results = await together([service.batcher.infer(canvas) for canvas, _ in decoded])
         encode_start = time.perf_counter()
         answer = await service.pixels.run(
             _render, request.wanted(), request.id, name, [seen for _, seen in decoded], results
         )
-    service.metrics.observe_stages(
-        decode=decode_s,
-        queue=max(result.queue_s for result in results),
-        infer=max(result.infer_s for result in results),
-        encode=time.perf_counter() - encode_start,
-    )
+    encode_s = (time.perf_counter() - encode_start) / len(results)
+    for (_, seen), result in zip(decoded, results, strict=True):
+        service.metrics.observe_stages(
+            decode=seen.decode_s, queue=result.queue_s, infer=result.infer_s, encode=encode_s
+        )
     return answer
 
 
@@ -297,7 +294,7 @@ def _render(
     """unfit -> the protocol's answer. A job of `service.pixels`."""
     height, width = pictures[0].box.size
     shape = [len(pictures), height, width]
-    outputs = []
+    outputs: list[str] = []
     binary: list[bytes] = []
     for output, as_binary in wanted.items():
         datatype, dtype = DTYPES[output]
@@ -310,6 +307,7 @@ def _render(
                 planes.append(images.unfit_depth(plane, seen.box))
             else:
                 planes.append(images.unfit_nearest(plane, seen.box))
+        numbers = ""
         if as_binary:
             data = b"".join(plane.astype(dtype, copy=False).tobytes() for plane in planes)
             described["parameters"] = {"binary_data_size": len(data)}
@@ -319,16 +317,22 @@ def _render(
                 f"An output of more than {MAX_JSON_PIXELS} pixels is not sent as JSON; ask for binary_data."
             )
         else:
-            described["data"] = [value for plane in planes for value in plane.ravel().tolist()]
-        outputs.append(described)
-    content: dict[str, Any] = {"model_name": name, "model_version": fixed.card.version, "outputs": outputs}
+            # Row by row: `json` would write all of them without letting other threads run.
+            rows = (",".join(map(str, row.tolist())) for plane in planes for row in plane)
+            numbers = f',"data":[{",".join(rows)}]'
+        outputs.append(_json(described)[:-1] + numbers + "}")
+    content: dict[str, Any] = {"model_name": name, "model_version": fixed.card.version}
     cameras_used = {seen.camera for seen in pictures}
     if len(cameras_used) == 1:  # A parameter has one value; pictures by several cameras are told apart by their EXIF.
         content["parameters"] = asdict(cameras_used.pop())
     if id_ is not None:
         content["id"] = id_
-    text = json.dumps(content, separators=(",", ":")).encode()
+    text = f'{_json(content)[:-1]},"outputs":[{",".join(outputs)}]}}'.encode()
     return b"".join([text, *binary]), len(text) if binary else None
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 # --- the routes -----------------------------------------------------------------------------------------------

@@ -15,7 +15,15 @@ from service.coco import Coco
 from service.containers import Part, multipart
 from service.context import current
 from service.deadline import timeout_of, together, within
-from service.errors import MEDIA_TYPE, InvalidRequest, PayloadTooLarge, Problem, ProblemBody, describe
+from service.errors import (
+    MEDIA_TYPE,
+    InvalidRequest,
+    PayloadTooLarge,
+    Problem,
+    ProblemBody,
+    TooManyPictures,
+    describe,
+)
 from service.outputs import (
     JSON,
     MEDIA_TYPES,
@@ -149,6 +157,8 @@ _UPLOAD = {
         "image/*": {"schema": _BINARY},
     },
 }
+EACH = "/predict/batch, each"
+"""Counts, in the place of a route, what became of each picture of a batch."""
 _UPLOADS = {
     "required": True,
     "content": {
@@ -228,6 +238,8 @@ async def predict_batch(
     options.check(output)
     service.batcher.require_ready()
     uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, PARAMETERS)
+    if len(uploads) > service.settings.queue_size:
+        raise TooManyPictures(f"At most {service.settings.queue_size} pictures fit in the queue of this server.")
     answers = await within(request, timeout_s, _all_answers(service, uploads, output, options))
     if media_type == JSON:
         return service.sending.response(b"[" + b",".join(answer.body for answer in answers) + b"]", JSON)
@@ -244,24 +256,27 @@ async def _all_answers(
     async def answer(upload: bytes) -> Rendered:
         """What `/predict` would answer to this picture, as long as it can be kept until the others are done."""
         nonlocal kept
-        found = await _answer_or_problem(service, upload, output, options)
-        if kept and kept + len(found.body) > service.settings.queue_bytes:
-            return _problem(PayloadTooLarge("The answers are too large together. Send fewer pictures, or one by one."))
-        kept += len(found.body)
+        status, reason = 200, "ok"
+        try:
+            found = await _answer(service, upload, output, options)
+            if kept and kept + len(found.body) > service.settings.queue_bytes:
+                raise PayloadTooLarge("The answers are too large together. Send fewer pictures, or one by one.")
+            kept += len(found.body)
+        except Problem as problem:
+            found, status, reason = _problem(problem), problem.status, problem.kind
+        # The request as a whole is a 200, whatever is in it.
+        service.metrics.requests.labels(EACH, status, reason).inc()
         return found
 
     return await together([answer(upload) for upload in uploads])
 
 
-async def _answer_or_problem(service: Pipeline, upload: bytes, output: Output, options: Options) -> Rendered:
-    try:
-        if not upload:
-            raise InvalidRequest("The picture is empty.")
-        if len(upload) > service.settings.max_bytes:
-            raise PayloadTooLarge(f"The picture has more than {service.settings.max_bytes} bytes, this server's limit.")
-        return await service.predict(upload, output, options)
-    except Problem as problem:
-        return _problem(problem)
+async def _answer(service: Pipeline, upload: bytes, output: Output, options: Options) -> Rendered:
+    if not upload:
+        raise InvalidRequest("The picture is empty.")
+    if len(upload) > service.settings.max_bytes:
+        raise PayloadTooLarge(f"The picture has more than {service.settings.max_bytes} bytes, this server's limit.")
+    return await service.predict(upload, output, options)
 
 
 def _problem(problem: Problem) -> Rendered:

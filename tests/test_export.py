@@ -213,6 +213,47 @@ def test_the_card_names_all_the_data_that_went_in(tmp_path: Path) -> None:
     assert card["depth"]["max_m"] == 9.0
 
 
+def test_the_card_says_what_a_training_began_with(tmp_path: Path) -> None:
+    def card(**training: Any) -> dict[str, Any]:
+        info = {**INFO, "training": {**INFO["training"], **training}}
+        path = checkpoint(tmp_path / "one", "mtl_ssw", "mobilenet_v2", info)
+        _, parts = exporter.join([exporter.load_checkpoint(path)])
+        args = argparse.Namespace(name=None, version=None, description="")
+        return exporter.make_card(parts, 0, [(480, 640)], "fp32", [], args)
+
+    def origin(**training: Any) -> dict[str, Any]:
+        details = card(**training)["training"]["details"]
+        return {key: details[key] for key in ("start", "single_task", "weights") if key in details}
+
+    assert origin(weights="/data/w.pth") == {"weights": "w.pth"}
+    assert origin(weights="imagenet", start="a.safetensors", single_task=None) == {"start": "a.safetensors"}
+    assert origin(weights="imagenet", single_task=["none"]) == {"weights": "imagenet"}
+    assert origin(weights="imagenet", single_task=["runs/a.safetensors"]) == {"single_task": ["a.safetensors"]}
+    details = card(ema=0.998, weighting="dwa", accumulate=2)["training"]["details"]
+    assert (details["ema"], details["weighting"], details["accumulate"]) == (0.998, "dwa", 2)
+
+
+def test_other_options_are_another_model(looking: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its figures were not measured, and by default it has another version."""
+    trained, seeing = looking
+    card = export(trained, tmp_path / "blind.onnx", "--saturation", "0")
+    assert card["evaluations"] == []
+    assert card["version"] != read_card(seeing).version
+    card = export(trained, tmp_path / "seeing.onnx", "--saturation", "1")
+    assert len(card["evaluations"]) == len(read_card(seeing).evaluations) == 1
+    assert card["evaluations"][0]["values"] == {"miou": 0.5}
+
+
+def test_figures_by_test_time_augmentation_are_not_the_service_s(tmp_path: Path) -> None:
+    result = {"data": "x", "split": "test", "protocol": "mtl", "values": {"miou": 0.5}, "augmentation": None}
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(result))
+    assert exporter.read_evaluation(file)["values"] == {"miou": 0.5}
+    file.write_text(json.dumps({**result, "augmentation": {"scales": [1.0], "flip": True}}))
+    with pytest.raises(exporter.ExportError, match="test-time augmentation"):
+        exporter.read_evaluation(file)
+
+
 def test_the_card_says_for_which_focal_length_depth_is_metric(tmp_path: Path) -> None:
     def focal_px(**trainings: dict[str, Any]) -> float | None:
         paths = [

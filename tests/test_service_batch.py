@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from service_client import FakeEngine, ask, check_problem, encode, fake_app, quadrants, serving
+from service_client import FakeEngine, ask, check_problem, encode, fake_app, quadrants, serving, until
 from service_process import Server
 
 from service.pipeline import Pipeline
@@ -141,9 +141,21 @@ def test_forms(request_: dict[str, Any], reason: str) -> None:
 
 
 def test_each_picture_holds_a_place_of_its_own() -> None:
-    answers = post(several(RED, RED, GREEN), queue_size=2).json()
-    assert [a.get("status") for a in answers] == [None, None, 503]
-    assert answers[2]["type"] == "urn:segdepth:problem:overloaded"
+    engine = FakeEngine()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        engine.gate.clear()
+        other = asyncio.create_task(client.post("/predict", content=RED))
+        await until(lambda: engine.batches)
+        batch = asyncio.create_task(client.post("/predict/batch", files=several(RED, RED, GREEN)))
+        await asyncio.sleep(0.2)
+        engine.gate.set()
+        answers = (await batch).json()
+        assert [a.get("status") for a in answers] == [None, None, 503]
+        assert answers[2]["type"] == "urn:segdepth:problem:overloaded"
+        assert (await other).status_code == 200
+
+    ask(test, fake_app(engine, queue_size=3))
 
 
 def test_pictures_of_a_batch_reach_the_network_together() -> None:
@@ -159,6 +171,22 @@ def test_a_failing_engine_is_a_problem_of_each() -> None:
     engine.fail = True
     answers = post(several(RED, GREEN), engine=engine).json()
     assert [(a["status"], a["type"].rpartition(":")[2]) for a in answers] == [(500, "inference-failed")] * 2
+
+
+def test_each_picture_is_counted() -> None:
+    async def test(client: httpx.AsyncClient) -> str:
+        assert (await client.post("/predict/batch", files=several(RED, b"text", GREEN, b""))).status_code == 200
+        return (await client.get("/metrics")).text
+
+    text = ask(test)
+    for status, reason, count in [(200, "ok", 2), (415, "unsupported-image", 1), (422, "invalid-request", 1)]:
+        labels = f'{{reason="{reason}",route="/predict/batch, each",status="{status}"}}'
+        assert f"segdepth_requests_total{labels} {count}.0" in text
+
+
+def test_more_than_the_queue_holds_are_refused() -> None:
+    assert len(post(several(RED, RED), queue_size=2).json()) == 2
+    assert check_problem(post(several(RED, RED, RED), queue_size=2), 413)["type"].endswith("too-many-pictures")
 
 
 def test_a_bug_ends_all_pictures_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,6 +260,51 @@ def test_short_deadlines_under_overload_are_kept_and_not_missed() -> None:
     assert ended["ok"] > 2 * ended["deadline-exceeded"], ended
 
 
+def test_an_engine_that_hangs_is_lost() -> None:
+    hanging = FakeEngine()
+
+    async def test() -> None:
+        metrics = Metrics()
+        batcher = Batcher([lambda: hanging], print, metrics, max_batch=1, queue_size=8, queue_bytes=1 << 20, hang_s=0.3)
+        batcher.start()
+        await until(lambda: batcher.ready)
+        await batcher.infer(canvas(1))
+        hanging.gate.clear()
+        first, second = (asyncio.create_task(batcher.infer(canvas(k))) for k in range(2))
+        with pytest.raises(EnginesLost):
+            await second  # It would have waited for ever.
+        assert batcher.lost
+        assert 'segdepth_engine_failures_total{engine="0"} 1.0' in metrics.text().decode()
+        with pytest.raises(EnginesLost), batcher.place(1):
+            pass
+        assert not first.done()  # Its deadline ends it.
+        await asyncio.to_thread(batcher.close)  # Without it.
+        hanging.gate.set()
+        await first
+        await until(lambda: hanging.closed)
+        assert batcher.lost
+
+    asyncio.run(test())
+
+
+def test_an_engine_that_is_always_busy_does_not_hang() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        batcher = Batcher(
+            [lambda: engine], print, Metrics(), max_batch=1, queue_size=99, queue_bytes=1 << 20, hang_s=0.2
+        )
+        batcher.start()
+        await until(lambda: batcher.ready)
+        infer, slow = engine.infer, 0.05
+        engine.infer = lambda batch: (time.sleep(slow), infer(batch))[1]  # type: ignore[method-assign]
+        await asyncio.gather(*(batcher.infer(canvas(k)) for k in range(16)))
+        await asyncio.sleep(0.4)  # And one that has nothing to do does not either.
+        assert batcher.ready
+        batcher.close()
+
+    asyncio.run(test())
+
+
 def test_not_ready_until_warm() -> None:
     async def test() -> None:
         engine = FakeEngine()

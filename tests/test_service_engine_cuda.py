@@ -232,6 +232,7 @@ def test_another_file_or_batch_has_another_cache(
         ("cuda", [(CUDA, "Conv"), ("CPUExecutionProvider", "FusedConv")], "FusedConv_1 (FusedConv) on CPUExecution"),
         ("cuda", [("CPUExecutionProvider", "QLinearConv")] * 7, "QLinearConv_4 (QLinearConv) on CPUExecutionProvider"),
         ("cuda", [("CPUExecutionProvider", "Resize")], "Resize_0 (Resize)"),
+        ("cuda", [("CPUExecutionProvider", "BatchNormalization")], "BatchNormalization_0 (BatchNormalization)"),
         ("tensorrt", [(TENSORRT, "Conv"), (CUDA, "Conv")], "Conv_1 (Conv) on CUDAExecutionProvider"),
         ("tensorrt", [(TENSORRT, "Conv"), ("CPUExecutionProvider", "ArgMax")], "ArgMax_1 (ArgMax)"),
     ],

@@ -18,6 +18,8 @@ from service_client import FakeEngine, encode, fake_app, opened, quadrants, serv
 from service_process import Server
 from tritonclient.utils import InferenceServerException
 
+from service.oip import parse
+
 PICTURE = encode(quadrants(60, 91))
 INFER = "/v2/models/segdepth/infer"
 
@@ -188,7 +190,9 @@ BAD: dict[str, tuple[dict[str, Any], int]] = {
     "no shape": ({"json": changed(shape=[])}, 400),
     "zero": ({"json": changed(shape=[0], data=[])}, 400),
     "negative": ({"json": changed(shape=[-1])}, 400),
-    "lying shape": ({"json": changed(shape=[HUGE])}, 400),
+    "lying shape": ({"json": changed(shape=[2**30])}, 400),
+    "huge shape": ({"json": changed(shape=[HUGE])}, 400),
+    "longer than Python writes": ({"json": changed(shape=[10**2000] * 3 + [3], datatype="UINT8", data=[1])}, 400),
     "matrix of files": ({"json": changed(shape=[1, 2])}, 400),
     "unknown output": ({"json": files_request(PICTURE, outputs=[{"name": "normals"}])}, 400),
     "output twice": ({"json": files_request(PICTURE, outputs=[{"name": "depth"}, {"name": "depth"}])}, 400),
@@ -259,12 +263,30 @@ def test_json_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     call(test)
 
 
-@pytest.mark.parametrize("value", ["[]", "1", '{"a":"b"}'])
-def test_json_requests_are_bounded(value: str) -> None:
-    values = ",".join([value] * 2_000_002)
+NESTED = "[" * 900 + "]" * 900
+
+
+@pytest.mark.parametrize(("value", "times"), [("[]", 700_000), ("1", 2_000_002), ('{"a":"b"}', 700_000), (NESTED, 800)])
+def test_json_requests_are_bounded(value: str, times: int) -> None:
+    values = ",".join([value] * times)
     text = '{"inputs":[{"name":"image","shape":[1],"datatype":"UINT8","data":[' + values + "]}]}"
     error = check_error(call(lambda client: client.post(INFER, content=text)), 413)
     assert "binary data" in error
+
+
+def test_two_nested_pictures_are_within_the_bounds() -> None:
+    text = json.dumps(pixels_request(np.zeros((2, 480, 640, 3), np.uint8)))
+    assert parse(text.encode(), None)[1].shape == (2, 480, 640, 3)  # type: ignore[union-attr]
+
+
+def test_each_picture_is_measured() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        assert (await client.post(INFER, json=files_request(PICTURE, PICTURE, PICTURE))).status_code == 200
+        text = (await client.get("/metrics")).text
+        for stage in ("decode", "queue", "infer", "encode"):
+            assert f'segdepth_stage_seconds_count{{stage="{stage}"}} 3.0' in text
+
+    call(test)
 
 
 def test_deadline_queue_and_failure() -> None:

@@ -354,8 +354,15 @@ def test_a_failed_reload_keeps_the_old_model(keys_file: Path) -> None:
         response = await client.post("/model/reload", headers=KEY)
         assert "changed while" in check_problem(response, 409)["detail"]
 
+        def bug() -> Any:
+            raise RuntimeError("secret insides")
+
+        app.state.models._source = bug
+        response = await client.post("/model/reload", headers=KEY)
+        assert "secret" not in check_problem(response, 409)["detail"]
+
         assert (await client.post("/predict", content=PICTURE, headers=KEY)).json()["model"]["version"] == "1"
-        assert 'segdepth_reloads_total{result="failed"} 3.0' in (await client.get("/metrics")).text
+        assert 'segdepth_reloads_total{result="failed"} 4.0' in (await client.get("/metrics")).text
 
     app = create_app(Settings(api_keys_file=keys_file), source)
     call(test, app)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.classes import IGNORE, class_set
@@ -437,6 +438,14 @@ def test_a_training_starts_from_another_ones_end(boxes: Path, tmp_path: Path, st
         torch.testing.assert_close(mean.weights[name], straight.weights[name] + 0.5)
     assert mean.info["training"]["start"] == "one.safetensors + two.safetensors"
     assert mean.info["earlier_data"] == [straight.info["data"]]
+    # What changes no layer is compared, too; and what is given is taken.
+    other = replace(straight, config=replace(straight.config, options={"dropout": 0.25}))
+    save_checkpoint(files[1], other)
+    with pytest.raises(SystemExit, match=r"--start: one was made with dropout as it is, the other with 0\.25"):
+        few_steps(boxes, tmp_path / "differ", "--start", *map(str, files))
+    given = few_steps(boxes, tmp_path / "given", "--start", *map(str, files), "--options", '{"dropout": 0.1}')
+    assert given.config.options == {"dropout": 0.1}
+    save_checkpoint(files[1], replace(straight, weights=moved))
     with pytest.raises(SystemExit, match=r"other.safetensors: its classes are not those of .*one.safetensors"):
         few_steps(boxes, tmp_path / "mixed", "--start", str(files[0]), str(file))
 
@@ -499,6 +508,34 @@ def test_network_options_are_those_of_the_start_and_those_given(boxes: Path, tmp
     # A training that goes on has its own, also where the file that it started from is gone.
     (tmp_path / "first" / CHECKPOINT).unlink()
     assert few_steps(boxes, tmp_path / "same", *start, "--resume").config.options == options
+
+
+def test_a_resumed_training_has_all_its_curves_and_its_origin(
+    boxes: Path, tmp_path: Path, straight: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "start.safetensors"
+    save_checkpoint(file, straight)
+    more = ("--epochs", "3", "--log-every", "1", "--val-split", "val", "--focal", "0.85", "--eval-every", "1")
+    real = train_module.save_checkpoint
+    saved = []
+
+    def stop_after_an_epoch(path: Path, checkpoint: Checkpoint) -> None:
+        real(path, checkpoint)
+        saved.append(checkpoint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "save_checkpoint", stop_after_an_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        few_steps(boxes, tmp_path / "run", *more, "--start", str(file))
+    monkeypatch.setattr(train_module, "save_checkpoint", real)
+    step = saved[0].info["progress"]["step"]
+    end = few_steps(boxes, tmp_path / "run", *more, "--resume")
+    assert end.info["training"]["start"] == "start.safetensors"
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    steps = end.info["progress"]["steps"]
+    assert [e.step for e in events.Scalars("train/loss")] == [*range(1, steps + 1)]
+    assert [e.step for e in events.Scalars("val/miou")] == [step, 2 * step, 3 * step]
 
 
 @pytest.mark.parametrize(("mm", "span"), [(2000, (2.0, 2.01)), (65535, (65.52, 65.53))])

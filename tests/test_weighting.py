@@ -43,6 +43,14 @@ def test_uncertainty_descends_its_likelihood() -> None:
     assert weighting.weights(losses).tolist() == pytest.approx([0.25, 4.0], rel=1e-2)
 
 
+def test_uncertainty_leaves_a_task_without_a_loss_alone() -> None:
+    weighting = Uncertainty(TASKS)
+    for _ in range(10):
+        weighting.after_step(torch.tensor([1.0, 0.0]))
+    assert weighting.value[0] != 0
+    assert weighting.value[1] == 0
+
+
 def test_dwa_follows_the_rate_of_descent() -> None:
     weighting = DynamicWeightAverage(TASKS)
     for epoch in ([[3.0, 1.0], [1.0, 3.0]], [[1.0, 1.0], [1.0, 3.0]]):

@@ -31,7 +31,16 @@ from tqdm import tqdm
 from model.checkpoint import CheckpointError, load_checkpoint, with_saturation
 from model.classes import same_classes
 from training.augment import fitting_scale
-from training.data import DataError, FolderDataset, Sample, batches, ignore_signals, read_info, relative_focal
+from training.data import (
+    DataError,
+    DatasetInfo,
+    FolderDataset,
+    Sample,
+    batches,
+    ignore_signals,
+    read_info,
+    relative_focal,
+)
 from training.metrics import PROTOCOLS, EdgeMetrics, EigenDepthMetrics, NormalsMetrics, SegmentationMetrics, delta_m
 from training.parallel import usable_device
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
@@ -117,6 +126,8 @@ class Figures:
 
     def __init__(self, classes: int, protocol: str) -> None:
         self.pictures = 0
+        self.broken = 0
+        """Pictures of which something was predicted that is not finite."""
         self.tasks: set[str] = set()
         self.segmentation = SegmentationMetrics(classes)
         self.depth = PROTOCOLS[protocol]()
@@ -126,6 +137,7 @@ class Figures:
     def update(self, predicted: dict[str, NDArray[Any]], truth: dict[str, NDArray[Any]]) -> None:
         """Adds one picture: class ids and depth [1, H, W], normals [H, W, 3], edge probabilities [H, W]."""
         self.pictures += 1
+        self.broken += not all(np.isfinite(plane).all() for plane in predicted.values())
         for task in predicted.keys() & truth.keys():
             self.tasks.add(task)
             getattr(self, task).update(predicted[task], truth[task])
@@ -137,6 +149,15 @@ class Figures:
             if task in self.tasks:
                 found |= getattr(self, task).compute()
         return {name: value for name, value in found.items() if value == value}
+
+
+def camera_factor(info: DatasetInfo, name: str, shape: Sequence[int], size: tuple[int, int], focal: float) -> float:
+    """What brings a network's depth to a picture's own camera: see `focal` of `evaluate`. `shape` is its [H, W]."""
+    if not focal or name not in info.intrinsics:
+        return 1.0
+    height, width = shape
+    fx = info.intrinsics[name][0] * network_size(height, width, size)[1] / width
+    return relative_focal(fx, size) / focal
 
 
 @torch.inference_mode()
@@ -196,10 +217,8 @@ def evaluate(
             if "edges" in outputs and not averaged:
                 outputs["edges"] = outputs["edges"].sigmoid()
             name = sample["name"][0]
-            if focal and "depth" in outputs and name in info.intrinsics:
-                height, width = image.shape[2:]
-                fx = info.intrinsics[name][0] * network_size(height, width, size)[1] / width
-                outputs["depth"] = outputs["depth"] * (relative_focal(fx, size) / focal)
+            if "depth" in outputs:
+                outputs["depth"] = outputs["depth"] * camera_factor(info, name, image.shape[2:], size, focal)
             predicted, truth = _maps(outputs), _truths(sample, info.intrinsics.get(name), outputs.keys())
             figures.update(predicted, truth)
             if info.cameras:
@@ -210,6 +229,10 @@ def evaluate(
     notes = []
     if isinstance(figures.depth, EigenDepthMetrics) and figures.depth.whole:
         notes.append(f"{figures.depth.whole} of {figures.depth.pictures} pictures are not 480x640: not cropped")
+    if figures.broken:
+        notes.append(
+            f"of {figures.broken} pictures the network gives what is not a number: figures are missing or wrong"
+        )
     without = sum(name not in info.intrinsics for name in dataset.names)
     if focal and without and "depth" in figures.tasks:
         notes.append(

@@ -15,7 +15,8 @@ Defaults are the paper's: Adam, learning rate 1e-4, poly schedule, batch 8, Imag
 weights 1 and 1. Several folders train as one that holds the pictures of the first, then those of the second would, to
 the same weights. OUT/checkpoint.safetensors is written after every epoch and on SIGTERM. Under torchrun the batch is
 that of all processes together, batch normalisation is synchronised, and the training is that of one process but for
-rounding and dropout; the first process writes, and OUT must be a folder that all of them see.
+rounding, dropout and the pixels that --loss-stride takes; the first process writes, and OUT must be a folder that all
+of them see.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ from training.data import (
     joined,
     read_infos,
 )
-from training.evaluate import evaluate, format_result, predict
+from training.evaluate import camera_factor, evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
 from training.weighting import WEIGHTINGS, backward_per_task, check_combination
 
@@ -147,7 +148,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--size", type=parse_size, default=None, metavar="HxW", help="training size; default: of the first picture")
     add("--epochs", type=int, default=100)
     add("--batch-size", type=int, default=8)
-    add("--accumulate", type=int, default=1, metavar="N", help="run a batch in N parts, which takes less memory")
+    add(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run a batch in N parts, which takes less memory; batch normalisation sees one part at a time",
+    )
     add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help="sgd has momentum 0.9")
     add("--lr", type=float, default=1e-4)
     add("--exchange-lr", type=float, default=1.0, metavar="FACTOR", help="on the rate of cross-stitch and NDDR layers")
@@ -280,25 +287,24 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     of their single-task networks were made with and they know as well.
 
     Raises:
-        TrainingError: those two differ in it, and nothing is given.
+        TrainingError: of several files, one was made with others, which are not given.
     """
-    options: dict[str, Any] = {}
-    files = [args.out / CHECKPOINT] if args.resume else []
-    files += args.start or []
-    if file := next((file for file in files if file.is_file()), None):
-        config = load_checkpoint(file).config
-        if (config.network, config.backbone) == (args.network, args.backbone):
-            options = config.options
-    elif args.single_task and len(args.single_task) == 2:
-        one, other = (load_checkpoint(Path(single)).config.options for single in args.single_task)
-        for name in OPTIONS_OF_STREAMS:
-            if one.get(name) != other.get(name) and name not in args.options:
+    single = args.single_task if args.single_task and len(args.single_task) == 2 else []
+    files = [args.out / CHECKPOINT] if args.resume and (args.out / CHECKPOINT).is_file() else args.start or single
+    configs = [load_checkpoint(Path(file)).config for file in files]
+    if files is single:
+        found = [{k: v for k, v in one.options.items() if k in OPTIONS_OF_STREAMS} for one in configs]
+    else:
+        same = [one for one in configs if (one.network, one.backbone) == (args.network, args.backbone)]
+        found = [one.options for one in same]
+    for other in found[1:]:
+        for name in sorted((found[0].keys() | other.keys()) - args.options.keys()):
+            if found[0].get(name) != other.get(name):
                 raise TrainingError(
-                    f"--single-task: one was made with {name} {one.get(name, 'as it is')}, the other with "
-                    f"{other.get(name, 'as it is')}; give --options"
+                    f"{'--single-task' if files is single else '--start'}: one was made with {name} "
+                    f"{found[0].get(name, 'as it is')}, the other with {other.get(name, 'as it is')}; give --options"
                 )
-        options = {name: one[name] for name in OPTIONS_OF_STREAMS if name in one}
-    return {**options, **args.options}
+    return {**(found[0] if found else {}), **args.options}
 
 
 def tell_other_focal(file: str | Path, training: dict[str, Any], focal: float) -> None:
@@ -335,6 +341,11 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
     for backbone in network.backbones():
         load_backbone_weights(backbone, args.backbone, args.weights)
     return []
+
+
+def start_names(args: argparse.Namespace) -> str | None:
+    """Names of the files of --start, as they are kept."""
+    return " + ".join(file.name for file in args.start) if args.start else None
 
 
 def load_other_training(
@@ -456,7 +467,7 @@ def paint(label: Tensor, classes: ClassSet) -> Tensor:
 
 @torch.inference_mode()
 def log_pictures(
-    writer: SummaryWriter, network: nn.Module, dataset: FolderDataset, size: tuple[int, int], step: int
+    writer: SummaryWriter, network: nn.Module, dataset: FolderDataset, size: tuple[int, int], focal: float, step: int
 ) -> None:
     """The first picture of a split: picture, mask, depth, predictions above the truth (depth 0-10 m as grey)."""
     device = next(network.parameters()).device
@@ -468,7 +479,8 @@ def log_pictures(
     grey = {"truth": sample["depth"]}
     masks = {"truth": paint(sample["label"], dataset.info.classes)}
     if "depth" in outputs:
-        grey["prediction"] = outputs["depth"][0, 0].cpu()
+        factor = camera_factor(dataset.info, sample["name"], sample["image"].shape[1:], size, focal)
+        grey["prediction"] = outputs["depth"][0, 0].cpu() * factor
     if "segmentation" in outputs:
         masks["prediction"] = paint(outputs["segmentation"][0].argmax(0).cpu(), dataset.info.classes)
     writer.add_image("picture", sample["image"], step)
@@ -585,11 +597,11 @@ def train(args: argparse.Namespace) -> int:
         generator=torch.Generator(),  # its own: the global one must not depend on when a loader was made
     )
 
-    started_from = " + ".join(file.name for file in args.start) if args.start else None
+    origin = former.info["training"] if former else {"single_task": args.single_task, "start": start_names(args)}
 
     def save(step: int, *, ended: bool = False) -> None:
         info_json = {
-            "training": settings | {"single_task": args.single_task, "start": started_from},
+            "training": settings | {key: origin.get(key) for key in ("single_task", "start")},
             "data": data,
             "earlier_data": earlier_data,
             "evaluations": history,
@@ -625,8 +637,8 @@ def train(args: argparse.Namespace) -> int:
         stop_requested = True
 
     former_handler = signal.signal(signal.SIGTERM, request_stop)
-    # purge_step: what a killed run had logged beyond its checkpoint is logged again.
-    writer = SummaryWriter(str(args.out / "tensorboard"), purge_step=start if former else None) if first else None
+    # purge_step: what a killed run had logged beyond its checkpoint is logged again, from the next step on.
+    writer = SummaryWriter(str(args.out / "tensorboard"), purge_step=start + 1 if former else None) if first else None
     bar = tqdm(total=steps, initial=start, unit="step", mininterval=1.0, dynamic_ncols=True, disable=not first)
     if first:
         print(
@@ -700,7 +712,7 @@ def train(args: argparse.Namespace) -> int:
                     history.append({"epoch": epoch, **result})
                     for name, figure in result["values"].items():
                         writer.add_scalar(f"val/{name}", figure, step)
-                    log_pictures(writer, kept, val_set, size, step)
+                    log_pictures(writer, kept, val_set, size, args.focal, step)
                     short = {k: v for k, v in result["values"].items() if k in ("miou", "rmse", "abs_rel")}
                     tqdm.write(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in short.items()))
                 save(step, ended=step == steps)

@@ -100,7 +100,9 @@ class Uncertainty(_Learned):
         return (-self.value).exp()
 
     def after_step(self, losses: Tensor, again: Tensor | None = None) -> None:
-        self.move(self.slope - (-self.value).exp() * losses)
+        # A task without a loss, since nothing of it is labelled or its weight is 0, would be weighted more and more, up
+        # to infinity.
+        self.move(torch.where(losses > 0, self.slope - (-self.value).exp() * losses, 0.0))
 
 
 class DynamicWeightAverage(Weighting):

@@ -10,10 +10,10 @@ from typing import Any
 
 import bentoml
 
-from benchmarks.peer_apps.job import load_codecs, load_model
+from benchmarks.peer_apps.job import WORKERS, load_codecs, load_model
 
 
-@bentoml.service(workers=1, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
+@bentoml.service(workers=WORKERS, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
 class Rooms:
     def __init__(self) -> None:
         self.model, self.codecs = load_model(), load_codecs()

@@ -5,7 +5,8 @@ of the picture's size and in base64, and for each class its pixels and its media
 
 `PillowCodecs` does it as a tutorial would, `OurCodecs` with the functions of `service/images.py`. The environment
 chooses: `PEER_CODECS` is `pillow` or `ours`, `PEER_MODEL` is an ONNX file, or `free` for answers that cost nothing,
-`PEER_THREADS` are those of the network and `PEER_BATCH` is the most pictures at once.
+`PEER_THREADS` are those of the network, `PEER_WORKERS` the processes that have one, where a server has such, and
+`PEER_BATCH` is the most pictures at once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from service import images
 from service.card import METADATA_KEY
 
 BATCH = int(os.environ.get("PEER_BATCH", "8"))
+WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
 CLASSES = 40
 Canvas = NDArray[np.uint8]
 Maps = tuple[NDArray[np.uint8], NDArray[np.uint16]]

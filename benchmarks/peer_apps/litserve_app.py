@@ -10,7 +10,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.peer_apps.job import BATCH, load_codecs, load_model, run_batch
+from benchmarks.peer_apps.job import BATCH, WORKERS, load_codecs, load_model, run_batch
 
 
 class Rooms(litserve.LitAPI):  # type: ignore[misc]
@@ -36,5 +36,6 @@ class Rooms(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Rooms(max_batch_size=BATCH, batch_timeout=0.01), accelerator="cpu")
+    api = Rooms(max_batch_size=BATCH, batch_timeout=0.01)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=WORKERS)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")

@@ -1,4 +1,5 @@
-"""mosec as its documentation teaches: decoding, the batched network, and encoding are stages of one process each.
+"""mosec as its documentation teaches: decoding, the batched network, and encoding are stages, of
+processes of their own.
 
 python -m benchmarks.peer_apps.mosec_app --address 127.0.0.1 --port 8000
 """
@@ -9,7 +10,7 @@ from typing import Any
 
 import mosec
 
-from benchmarks.peer_apps.job import BATCH, load_codecs, load_model, run_batch
+from benchmarks.peer_apps.job import BATCH, WORKERS, load_codecs, load_model, run_batch
 
 
 class Decode(mosec.Worker):  # type: ignore[misc]
@@ -41,7 +42,7 @@ class Encode(mosec.Worker):  # type: ignore[misc]
 
 if __name__ == "__main__":
     server = mosec.Server()
-    server.append_worker(Decode)
-    server.append_worker(Infer, max_batch_size=BATCH, max_wait_time=10)
-    server.append_worker(Encode)
+    server.append_worker(Decode, num=WORKERS)
+    server.append_worker(Infer, num=WORKERS, max_batch_size=BATCH, max_wait_time=10)
+    server.append_worker(Encode, num=WORKERS)
     server.run()

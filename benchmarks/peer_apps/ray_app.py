@@ -13,13 +13,13 @@ import ray
 from fastapi import FastAPI, UploadFile
 from ray import serve
 
-from benchmarks.peer_apps.job import BATCH, load_codecs, load_model, run_batch
+from benchmarks.peer_apps.job import BATCH, WORKERS, load_codecs, load_model, run_batch
 
 app = FastAPI()
 
 
 # By default a replica takes 5 requests at once, which would be the largest batch.
-@serve.deployment(max_ongoing_requests=4 * BATCH)
+@serve.deployment(num_replicas=WORKERS, max_ongoing_requests=4 * BATCH)
 @serve.ingress(app)
 class Rooms:
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Rooms:
 
 if __name__ == "__main__":
     # Its defaults but for the size: a cluster of this machine only, without a dashboard.
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000)
+    ray.init(num_cpus=WORKERS + 1, include_dashboard=False, object_store_memory=200_000_000)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
     serve.run(Rooms.bind())
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
