@@ -1,6 +1,6 @@
 """One NVIDIA GPU, measured from its copies to the whole service; at most eight minutes.
 
-python benchmarks/gpu.py --out benchmarks/gpu                      needs segdepth[gpu] and segdepth[train]
+python benchmarks/gpu.py --out benchmarks/gpu                      needs what docs/gpu.md installs
 python benchmarks/gpu.py --out benchmarks/gpu --checkpoint runs/nyud/checkpoint.safetensors
 python benchmarks/gpu.py --dry-run --out /tmp/gpu                  all stages on the CPU with small sizes: no figures
 
