@@ -51,10 +51,10 @@ METADATA_KEY = "segdepth"
 OUTPUTS = ("labels", "depth", "confidence")
 BATCHES = (1, 3)
 
-# Least share of equal labels, and the largest depth error as millimetres + share of the depth. Half precision keeps
-# 11 bits, so a depth may move by 2^-11 in each of a few dozen layers; 1 % is what that came to and stays far below
-# the error of any network.
-BOUNDS = {"fp32": (0.999, 1.0, 0.0), "fp16": (0.995, 1.0, 0.01)}
+# Least share of equal labels, the largest depth error as millimetres + share of the depth, and that of confidence, of
+# 255. Half precision keeps 11 bits, so a depth may move by 2^-11 in each of a few dozen layers; 1 % is what that came
+# to and stays far below the error of any network. Confidence follows from the same logits as the labels.
+BOUNDS = {"fp32": (0.999, 1.0, 0.0, 2), "fp16": (0.995, 1.0, 0.01, 13)}
 
 
 class ExportError(Exception):
@@ -276,7 +276,7 @@ def compare(
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     equal, worst_mm, excess_mm, worst_confidence = 1.0, 0, 0.0, 0
-    least_equal, bound_mm, bound_share = BOUNDS[precision]
+    least_equal, bound_mm, bound_share, bound_confidence = BOUNDS[precision]
     for size in sizes:
         for batch in BATCHES:
             image = load_pictures(pictures, size, batch)
@@ -301,10 +301,11 @@ def compare(
         "max_depth_error_mm": worst_mm,
         "max_confidence_error": worst_confidence,
     }
-    if equal < least_equal or excess_mm > 0:
+    if equal < least_equal or excess_mm > 0 or worst_confidence > bound_confidence:
         raise ExportError(
             f"PyTorch and ONNX Runtime disagree: {equal:.4%} equal labels (bound {least_equal:.1%}), depth off by "
-            f"up to {worst_mm} mm (bound {bound_mm:g} mm + {bound_share:.0%}); nothing was written"
+            f"up to {worst_mm} mm (bound {bound_mm:g} mm + {bound_share:.0%}), confidence by up to {worst_confidence} "
+            f"of 255 (bound {bound_confidence}); nothing was written"
         )
     return result
 

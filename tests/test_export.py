@@ -26,6 +26,8 @@ from service.card import ModelCard
 from service.engine import OnnxEngine, read_card
 from training.data import FolderDataset, read_info
 
+ROOT = Path(__file__).parent.parent
+
 INFO: dict[str, Any] = {
     "training": {
         **{"epochs": 1, "batch_size": 4, "lr": 1e-4, "weights": "none", "size": [96, 128], "zoom": [1.0, 1.5]},
@@ -330,6 +332,52 @@ def test_disagreement_leaves_no_file(
     with pytest.raises(SystemExit, match="disagree"):
         export(trained, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [(96, 128), (128, 96)])
+@pytest.mark.parametrize("batch", exporter.BATCHES)
+@pytest.mark.parametrize("output", range(3), ids=exporter.OUTPUTS)
+def test_every_size_batch_and_output_is_compared(
+    size: tuple[int, int], batch: int, output: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = True
+
+    class Session:
+        """As the reference, but for one output at one size and batch."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+            maps = [out.numpy() for out in reference(torch.from_numpy(inputs["image"]))]
+            if wrong and inputs["image"].shape[:3] == (batch, *size):
+                maps[output] = maps[output] + np.array(3, maps[output].dtype)
+            return maps
+
+    def reference(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        first = image[..., 0]
+        return first % 40, torch.from_numpy(first.numpy().astype(np.uint16) + np.uint16(1000)), first // 2
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    sizes = [(96, 128), (128, 96)]
+    with pytest.raises(exporter.ExportError, match="disagree"):
+        exporter.compare(reference, Path("m.onnx"), sizes, None, "fp32")  # type: ignore[arg-type]
+    wrong = False
+    assert exporter.compare(reference, Path("m.onnx"), sizes, None, "fp32")["equal_labels"] == 1.0  # type: ignore[arg-type]
+
+
+def test_the_bundled_model_is_the_bundled_weights() -> None:
+    """The file that is served, made by a network of today's code: a change of what a layer computes shows here."""
+    part = exporter.load_checkpoint(ROOT / "checkpoints" / "segdepth-rooms.safetensors")
+    session = onnxruntime.InferenceSession(ROOT / "service" / "bundled" / "segdepth.onnx")
+    image = exporter.load_pictures(ROOT / "examples" / "images", (240, 320), 2)
+    labels, depth = session.run(["labels", "depth"], {"image": image})
+    with torch.inference_mode():
+        outputs = part.network().eval()(torch.from_numpy(image).permute(0, 3, 1, 2) / 255)
+    # The weights are rounded to half precision, which the file was made before.
+    assert (outputs["segmentation"].argmax(1).numpy() == labels).mean() > 0.99
+    off = np.abs(outputs["depth"][:, 0].numpy() * 1000 - depth)
+    assert np.median(off) < 5 and off.max() < 100
 
 
 def test_reasons_not_to_export_are_one_line(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from model.base import TASKS, Backbone, Features, Network, StagedBackbone
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from model.classes import NYU40, SUN37, ClassSet, class_set
 from model.cross_stitch import CrossStitch
-from model.heads import bin_means
+from model.heads import ASPPHead, bin_means
 from model.hrnet import HRNet
 from model.mtan import AttentionMask
-from model.mtl import SWModule
+from model.mtl import SEModule, SWModule
 from model.nddr import NDDRCNN, NDDRLayer
 from model.networks import NETWORKS, PAPER_MI, NetworkConfig, count_parameters, supported_backbones
 from model.pad_net import Distillation
@@ -706,3 +706,25 @@ def test_depthwise_convolutions_in_bf16_are_the_plain_ones(stride: int, dilation
         fast.zero_grad()
     for plain, bf16 in zip(*results, strict=True):
         torch.testing.assert_close(bf16, plain, rtol=0.02, atol=0.05)
+
+
+def test_a_gate_multiplies_its_feature() -> None:
+    """Equations 2 to 5, part by part."""
+    module = SEModule(6, 16, 8, pool=True).eval()
+    x = torch.randn(2, 6, 5, 4)
+    u = module.reduce(x)
+    s = u * module.gate(u.mean((2, 3), keepdim=True)).expand_as(u)
+    expected = F.max_pool2d(module.expand(s), 2, ceil_mode=True)
+    assert expected.shape == (2, 8, 3, 2)
+    torch.testing.assert_close(module(x), expected)
+
+
+def test_aspp_pools_by_the_mean_and_dilates_by_its_rates() -> None:
+    head = ASPPHead(16, 3, (1, 2, 3)).eval()
+    x = torch.randn(2, 16, 7, 9)
+    pooled = head.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, 7, 9)
+    parts = [branch(x) for branch in head.branches]
+    expected = head.classifier(head.conv(head.project(torch.cat([*parts, pooled], 1))))
+    torch.testing.assert_close(head(x), expected)
+    convolutions = [m for branch in head.branches for m in branch.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.kernel_size[0], m.dilation[0]) for m in convolutions] == [(1, 1), (3, 1), (3, 2), (3, 3)]

@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.classes import IGNORE, class_set
@@ -545,6 +546,82 @@ def test_the_range_of_depth_is_never_empty(tmp_path: Path, mm: int, span: tuple[
     for file in (tmp_path / "flat" / "depth").iterdir():
         Image.fromarray(np.full((24, 32), mm, np.uint16)).save(file)
     assert train_module.measure_depth_range(FolderDataset(read_info(tmp_path / "flat"), "train")) == span
+
+
+@pytest.fixture(scope="module")
+def plain(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A few steps with every option as it is."""
+    return few_steps(boxes, tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--zoom", "1", "2"),
+        ("--color", "0.9"),
+        ("--grey", "1"),
+        ("--depth-loss", "log_l1"),
+        ("--class-balance", "0.5"),
+        ("--loss-weights", "1", "3"),
+        ("--loss-stride", "2"),
+        ("--lr", "3e-4"),
+        ("--warmup", "2"),
+        ("--clip", "0.001"),
+        ("--weight-decay", "0.1"),
+        ("--optimizer", "adamw", "--weight-decay", "0.1"),
+        ("--optimizer", "sgd"),
+        ("--precision", "bf16"),
+        ("--weighting", "uncertainty"),
+        ("--seed", "1"),
+    ],
+    ids=" ".join,
+)
+def test_every_option_changes_the_training(
+    boxes: Path, tmp_path: Path, plain: Checkpoint, more: tuple[str, ...]
+) -> None:
+    name = "heads.depth.conv.0.weight"
+    other = few_steps(boxes, tmp_path / "other", *more)
+    assert not torch.equal(other.weights[name], plain.weights[name])
+    if "adamw" in more:  # It decays weights, and Adam adds their decay to the gradient.
+        adam = few_steps(boxes, tmp_path / "adam", "--weight-decay", "0.1")
+        assert not torch.equal(other.weights[name], adam.weights[name])
+
+
+def test_the_options_of_other_networks_change_their_training(boxes: Path, tmp_path: Path) -> None:
+    stitched = ("--network", "cross_stitch", "--single-task", "none")
+    ends = [few_steps(boxes, tmp_path / factor, *stitched, "--exchange-lr", factor) for factor in ("1", "100")]
+    slow, fast = ([p.detach() for p in end.network().new_parameters()] for end in ends)
+    assert slow and all(not torch.equal(one, other) for one, other in zip(slow, fast, strict=True))
+    auxiliary = ("--network", "pad_net", "--auxiliary-weights")
+    one, other = (few_steps(boxes, tmp_path / f"pad{w}", *auxiliary, w, "50").weights for w in ("10", "20"))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_sgd_has_momentum_and_decay() -> None:
+    network = NetworkConfig("cross_stitch", "mobilenet_v2", class_set(["a", "b"]), {}).build()
+    args = argparse.Namespace(optimizer="sgd", lr=0.1, weight_decay=0.01, exchange_lr=100.0, network="cross_stitch")
+    optimizer = train_module.make_optimizer(network, args)
+    assert [(g["momentum"], g["weight_decay"], g["factor"]) for g in optimizer.param_groups] == [
+        (0.9, 0.01, 1.0),
+        (0.9, 0.01, 100.0),
+    ]
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(network.parameters()))
+
+
+def test_weights_are_averaged_by_their_decay() -> None:
+    network, ema = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    mean = 0.0
+    for step, value in ((1, 4.0), (2, 8.0), (100, 3.0)):
+        nn.init.constant_(network.weight, value)
+        nn.init.constant_(ema.weight, mean)
+        decay = {1: 2 / 11, 2: 3 / 12, 100: 0.8}[step]  # (1 + step) / (10 + step), until that is more than 0.8
+        train_module.average(ema, network, 0.8, step)
+        mean = decay * mean + (1 - decay) * value
+        assert ema.weight.item() == pytest.approx(mean)
+    assert network.num_batches_tracked is not None
+    network.num_batches_tracked += 7
+    train_module.average(ema, network, 0.8, 101)
+    assert ema.num_batches_tracked == 7  # A counter has no mean.
 
 
 def test_averaged_weights_are_what_is_kept(boxes: Path, tmp_path: Path) -> None:
