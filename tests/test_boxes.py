@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +225,28 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(SystemExit):
             boxes.main(["--out", str(out), "--count", "2", *wrong])
     assert "WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "message"), [("none/x.png", "no folder"), ("x.foo", "not a .png or .jpg")])
+def test_a_sheet_that_cannot_be_written_is_refused_before_the_first_picture(
+    tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "d"
+    with pytest.raises(SystemExit) as stopped:
+        boxes.main(["--out", str(out), "--count", "2", "--sheet", str(tmp_path / name)])
+    assert stopped.value.code == 2 and not out.exists()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "argument --sheet" in last and message in last
+    boxes.main(["--out", str(out), "--count", "1", "--size", "40x30", "--sheet", str(out / "x.jpg")])  # OUT is made
+    assert (out / "x.jpg").is_file()
+
+
+def killed(index: int, **_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boxes, "write_picture", killed)
+    with pytest.raises(SystemExit, match="a worker process was killed") as stopped:
+        boxes.main(["--out", str(tmp_path / "d"), "--count", "2", "--size", "40x30", "--workers", "2"])
+    assert "\n" not in str(stopped.value)

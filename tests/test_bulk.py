@@ -305,6 +305,19 @@ def test_pictures_are_worked_on_in_threads(tiny_model: Path, photos: Path, monke
     assert predict(photos / "a.png", "--out", photos.parent / "out", "--model", tiny_model) == 0
 
 
+def test_no_picture_is_refused_for_want_of_a_place(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue is for a server; here several are under way together whatever it holds."""
+    monkeypatch.setenv("SEGDEPTH_QUEUE_SIZE", "1")
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for k in range(20):
+        (folder / f"{k:02}.png").write_bytes(PICTURE)
+    assert predict(folder, "--out", out, "--output", "mask", "--model", tiny_model) == 0
+    assert list(files(out)) == [f"{k:02}.mask.png" for k in range(20)]
+
+
 def test_options_change_the_answers(tiny_model: Path, photos: Path) -> None:
     out = photos.parent / "out"
     arguments = (photos / "a.png", "--out", out, "--model", tiny_model, "--pictures", "false", "--fx", "50")

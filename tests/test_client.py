@@ -411,6 +411,22 @@ def test_batches_of_another_server(body: bytes, content_type: str) -> None:
             predict_many("sync", script.url, [PICTURE], at_once=8)
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("most", "requests"),
+    # As many of these files as one request may hold. Of half a one each is too large, and is sent all the same.
+    [(5.0, 1), (3.0, 2), (2.0, 3), (1.9, 5), (0.5, 5)],
+)
+def test_requests_are_bounded_in_bytes(
+    server: Server, kind: str, most: float, requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "MANY_BYTES", int(most * len(RED)))
+    with scripted(server.url) as script:
+        found = predict_many(kind, script.url, [RED] * 5, at_once=8)
+    assert [one.labels.shape for one in found if isinstance(one, Prediction)] == [(20, 30)] * 5
+    assert len(script.seen) == requests
+
+
 # --- errors and further attempts
 
 
@@ -436,6 +452,27 @@ def test_503_is_tried_again_when_the_server_says(server: Server, kind: str) -> N
     assert 1.0 <= second - first < 2.5 and third - second < 1.0
     budgets = [int(headers["X-Request-Timeout-Ms"]) for _, headers in script.seen]
     assert 19_000 < budgets[0] <= 20_000 and budgets[1] <= budgets[0] - 1000 and budgets[2] <= budgets[1]
+
+
+@BOTH
+def test_a_server_is_not_asked_for_more_time_than_it_grants(kind: str) -> None:
+    with scripted() as script:
+        script.steps = [problem("deadline-exceeded", 504)]
+        with pytest.raises(DeadlineExceeded):
+            predict(kind, script.url, timeout_s=600.0)
+    assert [headers["X-Request-Timeout-Ms"] for _, headers in script.seen] == ["120000"]
+
+
+@pytest.mark.parametrize(("drawn", "longer"), [(0.0, 1.0), (0.8, 1.2)])
+def test_pauses_double_and_are_spread(drawn: float, longer: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.client.random.random", lambda: drawn)
+    attempts = client_module._Attempts(timeout_s=600.0, retries=8)
+    refused = NotReachable("connection refused")
+    pauses = [attempts.pause_after(refused) for _ in range(4)]
+    # What the server says goes first; it is spread, too.
+    pauses.append(attempts.pause_after(Overloaded("busy", status=503, retry_after_s=10.0)))
+    pauses += [attempts.pause_after(refused) for _ in range(3)]
+    assert pauses == pytest.approx([longer * s for s in (0.25, 0.5, 1.0, 2.0, 10.0, 4.0, 4.0, 4.0)])
 
 
 @BOTH

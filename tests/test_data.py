@@ -451,6 +451,15 @@ def test_depth_for_a_focal_length_in_pictures_of_another_shape(tmp_path: Path, s
         np.testing.assert_allclose(dataset[(epoch, 0)]["depth"].numpy(), 3 * 0.75 / seen, rtol=1e-3)
 
 
+def test_depth_for_a_focal_length_at_a_portrait_training_size(tmp_path: Path) -> None:
+    fx, *_ = write_plane(tmp_path, (64, 48))
+    augment = Augmentation((32, 24), zoom=(1.0, 1.0), flip=False, color=0)
+    plain = FolderDataset(read_info(tmp_path), "train", augment)
+    normal = FolderDataset(read_info(tmp_path), "train", augment, focal=0.75)
+    scale = 0.75 / (fx / 64)  # the longer side is the height
+    np.testing.assert_allclose(normal[(0, 0)]["depth"].numpy(), plain[(0, 0)]["depth"].numpy() * scale, rtol=1e-5)
+
+
 def test_a_focal_length_needs_intrinsics(tmp_path: Path) -> None:
     write_folder(tmp_path)
     with pytest.raises(DataError, match="no intrinsics for '000000', which --focal needs"):

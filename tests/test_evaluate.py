@@ -18,7 +18,7 @@ from model.classes import class_set
 from model.networks import NetworkConfig
 from training import evaluate as evaluation
 from training.data import DataError, FolderDataset, read_info
-from training.evaluate import evaluate, format_result, predict, predict_averaged
+from training.evaluate import evaluate, format_result, network_size, predict, predict_averaged
 
 CLASSES = class_set(("floor", "wall", "table"))
 
@@ -206,6 +206,24 @@ def test_scales_run_at_those_sizes_and_scale_depth_back() -> None:
     torch.testing.assert_close(averaged["depth"], torch.ones(1, 1, 48, 64))
 
 
+@pytest.mark.parametrize(
+    ("picture", "size", "run"),
+    [
+        ((480, 640), (240, 320), (240, 320)),
+        ((640, 480), (240, 320), (320, 240)),
+        ((480, 640), (320, 240), (240, 320)),
+        ((640, 480), (320, 240), (320, 240)),
+        ((480, 480), (240, 320), (240, 240)),
+        ((360, 640), (240, 320), (180, 320)),
+        ((640, 360), (240, 320), (320, 180)),
+    ],
+)
+def test_the_training_size_is_turned_for_the_picture(
+    picture: tuple[int, int], size: tuple[int, int], run: tuple[int, int]
+) -> None:
+    assert network_size(*picture, size) == run
+
+
 def test_averaging_over_nothing_is_the_plain_prediction(tmp_path: Path) -> None:
     image = torch.rand(1, 3, 30, 40)
     plain, averaged = predict(Lopsided(), image, (24, 32)), predict_averaged(Lopsided(), image, (24, 32))
@@ -326,10 +344,11 @@ def test_command_refuses_devices_and_workers_that_cannot_be(run: Any, capsys: py
     assert capsys.readouterr().err.endswith("error: --workers must be at least 0\n")
 
 
-def test_depth_for_one_focal_length_is_brought_to_that_of_the_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(48, 64), (64, 48)])
+def test_depth_for_one_focal_length_is_brought_to_that_of_the_picture(tmp_path: Path, size: tuple[int, int]) -> None:
     # The network says 1 m everywhere for a lens of half a width; these pictures have one of a whole width.
     folder = write_folder(tmp_path, intrinsics={name: [64.0, 64.0, 31.5, 23.5] for name in ("p0", "p1")})
-    values = evaluate(Oracle("depth"), FolderDataset(read_info(folder), "test"), (48, 64), focal=0.5)["values"]
+    values = evaluate(Oracle("depth"), FolderDataset(read_info(folder), "test"), size, focal=0.5)["values"]
     pixels = 48 * 64 - 1
     assert values["rmse"] == pytest.approx(((48 * 32 - 1) / pixels) ** 0.5)  # now the left is wrong by 1 m
 

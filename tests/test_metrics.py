@@ -125,6 +125,13 @@ def test_eigen_by_hand() -> None:
     assert clamped.compute()["rmse"] == 0  # predictions are clamped to [0.001, 10]
 
 
+@pytest.mark.parametrize(("truth", "counted"), [(10.0, True), (math.nextafter(10.0, 11.0), False)])
+def test_eigen_measures_up_to_its_cap(truth: float, counted: bool) -> None:
+    metrics = EigenDepthMetrics()
+    metrics.update(np.array([[9.0, 5.0]]), np.array([[truth, 5.0]]))
+    assert metrics.compute()["rmse"] == pytest.approx(math.sqrt(1 / 2) if counted else 0.0)
+
+
 def test_eigen_crops_480x640() -> None:
     truth = np.zeros((480, 640), np.float32)
     truth[45:471, 41:601] = 2

@@ -400,6 +400,31 @@ def test_missing_things_are_said_in_one_line(furniture: Path, tmp_path: Path) ->
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("how", ["cut", "byte"])
+def test_a_damaged_library_is_said_in_one_line(furniture: Path, tmp_path: Path, how: str) -> None:
+    path = furniture / "KatorLegaz.sh3f"
+    content = path.read_bytes()
+    at = content.index(b"v 0")  # in a model, which is not read before it is converted
+    path.write_bytes(content[: len(content) // 2] if how == "cut" else content[:at] + b"x" + content[at + 1 :])
+    with pytest.raises(FurnitureError, match=r"KatorLegaz\.sh3f is damaged .*--reinstall") as error:
+        catalogue.prepare(furniture, tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "cache" / "index.json").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"fingerprint": "', b"\xff\xfe", b"[]", b"{}"])
+def test_a_damaged_index_is_said_in_one_line_and_made_anew(furniture: Path, tmp_path: Path, damage: bytes) -> None:
+    cache = tmp_path / "cache"
+    catalogue.prepare(furniture, cache)
+    kept = (cache / "index.json").read_bytes()
+    (cache / "index.json").write_bytes(damage)
+    with pytest.raises(FurnitureError, match=r"index\.json is .*; delete it") as error:
+        Catalogue(cache)
+    assert "\n" not in str(error.value)
+    catalogue.prepare(furniture, cache)
+    assert (cache / "index.json").read_bytes() == kept
+
+
 # -------------------------------------------------------------------------------------------------- the real furniture
 
 

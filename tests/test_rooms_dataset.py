@@ -270,12 +270,30 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--size", "big"], ["--views", "0"], ["--workers", "0"], ["--count", "-1"]])
+@pytest.mark.parametrize(
+    "wrong", [["--size", "big"], ["--views", "0"], ["--workers", "0"], ["--count", "-1"], ["--count", "0"]]
+)
 def test_wrong_arguments(tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command.main(["--out", str(tmp_path / "d"), "--count", "2", *wrong])
     assert stopped.value.code == 2
     assert wrong[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none/x.png", "no folder"), ("x.foo", "not a .png or .jpg"), ("x", "not a .png or .jpg"), ("d.png", "a folder")],
+)
+def test_a_sheet_that_cannot_be_written_is_refused_before_the_first_picture(
+    tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "prepare", lambda *a: pytest.fail("began"))
+    (tmp_path / "d.png").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--out", str(tmp_path / "d"), "--count", "2", "--sheet", str(tmp_path / name)])
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "argument --sheet" in last and message in last
 
 
 @pytest.fixture

@@ -373,6 +373,46 @@ def test_labels_and_depth_agree_with_every_triangle_tried() -> None:
 
 
 @needs_renderer
+def test_a_picture_shows_what_its_labels_and_depth_say() -> None:
+    """The rays of the picture are made in another place than those of labels and depth, but have to be the same."""
+    colors = {
+        "wall": (0.8, 0.8, 0.8),
+        "floor": (0.05, 0.1, 0.6),
+        "cabinet": (0.7, 0.1, 0.05),
+        "picture": (0.1, 0.6, 0.1),
+    }
+    surfaces = (
+        quad((-3, 5, 0), (11, 0, 0), (0, 0, 6), "wall", colors["wall"]),
+        quad((-3, 0, 0), (11, 0, 0), (0, 5, 0), "floor", colors["floor"]),
+        quad((1.5, 3, 0), (0.7, 0, 0), (0, 0, 1.9), "cabinet", colors["cabinet"]),
+        quad((3.3, 4.99, 1.5), (0.9, 0, 0), (0, 0, 0.7), "picture", colors["picture"]),
+    )
+    lamp = Light((2.5, 1, 5), (0, 0, -1), (0.3, 0.3), (8, 8, 8))
+    objects = tuple(Object("surface", (surface,)) for surface in surfaces)
+    scene = render.load(Room("test", np.zeros((4, 2)), 6, objects, (lamp,), "day", np.zeros((1, 2))))
+    # Rolled, so that an edge crosses several columns: the mean of whole pixels then tells its place to a part of one.
+    camera = replace(camera_at(2.5, 1, 1.3, 90, size=(64, 48)), axes=look(math.radians(90), 0, math.radians(5)))
+    labels, depth = render.labels_and_depth(scene, camera, camera.size)
+    albedo = scene.radiance(camera, 64, 0, 1)[1]
+
+    seen = np.array([CLASS_ID[name] for name in colors])
+    distance = np.linalg.norm(albedo[:, :, None] - np.array(list(colors.values())), axis=-1)
+    nearest = seen[distance.argmin(-1)]
+    assert all((labels == number).mean() > 0.03 for number in seen)
+    assert (nearest == labels).mean() > 0.98
+    for name, metres in (("wall", 4), ("cabinet", 2)):  # both face the camera
+        away = depth[nearest == CLASS_ID[name]].astype(int) - 1000 * metres
+        assert (np.abs(away) <= 1).mean() > 0.98, name
+    # The side of the cabinet before the wall, and where the wall meets the floor: two classes in each window.
+    for name, window, axis in (("cabinet", np.s_[10:38, 14:34], 1), ("floor", np.s_[36:48, 30:62], 0)):
+        here, wall = np.array(colors[name]), np.array(colors["wall"])
+        assert set(labels[window].ravel()) == {CLASS_ID[name], CLASS_ID["wall"]}
+        share = (albedo[window] - wall) @ (here - wall) / ((here - wall) @ (here - wall))
+        pictured, labelled = share.sum(axis).mean(), (labels[window] == CLASS_ID[name]).sum(axis).mean()
+        assert pictured == pytest.approx(labelled, abs=0.25), name
+
+
+@needs_renderer
 def test_nothing_is_void_and_has_no_depth() -> None:
     room = small_room()
     open_room = replace(room, objects=tuple(o for o in room.objects if o.name != "ceiling"))

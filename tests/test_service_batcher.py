@@ -726,6 +726,33 @@ def test_a_lost_device_is_out_at_once_and_the_others_go_on() -> None:
     asyncio.run(test())
 
 
+def test_a_lost_device_answers_for_every_batch_that_was_under_way() -> None:
+    class LostAfterOne(OverlappingFake):
+        def collect(self, ticket: tuple[int, np.ndarray]) -> Prediction:
+            prediction = super().collect(ticket)
+            self.lost = True
+            return prediction
+
+    async def test() -> None:
+        engine = LostAfterOne()
+        async with running(engine, max_batch=1) as batcher:
+            engine.gate.clear()
+            first = asyncio.create_task(batcher.infer(canvas(0)))
+            await until(lambda: engine.collecting.is_set())
+            both = [asyncio.create_task(batcher.infer(canvas(k))) for k in (1, 2)]
+            await asyncio.sleep(0)
+            engine.gate.set()
+            assert int((await first).prediction.confidence[0, 0]) == 0
+            done, _ = await asyncio.wait(both, timeout=10)
+            assert [type(task.exception()) for task in both if task in done] == [InferenceFailed] * 2
+            await until(lambda: engine.closed)
+            # Both were under way when the device was lost.
+            assert engine.submitted == [[0], [1], [2]] and engine.most == 2 and not engine.under_way
+            assert batcher.lost
+
+    asyncio.run(test())
+
+
 def test_a_batch_that_cannot_be_started_fails_alone() -> None:
     async def test() -> None:
         engine = OverlappingFake()

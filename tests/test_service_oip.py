@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from fastapi import FastAPI
+from PIL import ExifTags, Image
 from service_client import FakeEngine, encode, fake_app, opened, quadrants, serving
+from service_onnx import card
 from service_process import Server
 from tritonclient.utils import InferenceServerException
 
+from service.card import ModelCard
 from service.oip import parse
 
 PICTURE = encode(quadrants(60, 91))
@@ -140,6 +143,30 @@ def test_the_values_are_those_of_predict() -> None:
                 assert np.array_equal(one[name], found[name][:1]), (name, arguments)
 
     call(test)
+
+
+def photo(focal_mm: int) -> bytes:
+    """A JPEG that says with which focal length, in terms of 35 mm film, it was taken."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = focal_mm
+    return encode(quadrants(60, 91), "JPEG", exif=exif.tobytes())
+
+
+def test_each_depth_is_for_the_camera_of_its_picture() -> None:
+    photos = [photo(26), photo(52)]
+    raw = card()
+    raw["depth"]["focal_px"] = 50.0
+    engine = FakeEngine()
+    engine.card = ModelCard.model_validate(raw)
+
+    async def test(client: httpx.AsyncClient) -> None:
+        found = tensors(await client.post(INFER, json=files_request(*photos)))["depth"]
+        for depth, picture in zip(found, photos, strict=True):
+            alone = (await client.post("/predict?output=depth", content=picture)).content
+            assert np.array_equal(depth, np.asarray(opened(alone)))
+        np.testing.assert_allclose(found[1], 2.0 * found[0], rtol=0.01)  # Twice the focal length is twice as far.
+
+    call(test, fake_app(engine))
 
 
 def test_outputs_are_sent_as_asked_for() -> None:

@@ -76,6 +76,15 @@ def test_famo_weighs_by_the_inverse_loss_and_then_by_who_lags() -> None:
     assert weighting.weights(torch.tensor([float("nan"), 3.0])).isnan().any()
 
 
+def test_famo_lets_go_of_what_it_learned() -> None:
+    weighting = FAMO(TASKS)
+    weighting.value.copy_(torch.tensor([1.0, -1.0]))
+    losses = torch.tensor([1.0, 3.0])
+    weighting.after_step(losses, losses)
+    # No loss fell, so the gradient is the decay's alone, (0.001, -0.001): both go towards 0.
+    assert weighting.value.tolist() == pytest.approx([0.975, -0.975], abs=1e-5)
+
+
 def test_gradnorm_brings_gradients_to_like_size() -> None:
     weighting = GradNorm(TASKS)
     gradients = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
@@ -86,6 +95,23 @@ def test_gradnorm_brings_gradients_to_like_size() -> None:
     combined, weights = weighting.combine(gradients, torch.tensor([1.0, 1.0]))
     assert combined.tolist() == pytest.approx([0.975 * 3, 0.975 * 4 + 1.025], rel=1e-5)
     assert weighting.value.sum().item() == pytest.approx(2.0)
+
+
+def test_gradnorm_gives_more_to_a_task_that_learns_slowly() -> None:
+    weighting = GradNorm(TASKS)
+    weighting.at_start.fill_(1.0)
+    # Norms 1.5 and 0.5, mean 1; rates 4 and 1 over their mean 2.5, so 1.6 and 0.4. The targets are
+    # 1.6^1.5 = 2.02 and 0.4^1.5 = 0.25: the larger gradient is still too small, the smaller one too large.
+    weighting.combine(torch.tensor([[1.5, 0.0], [0.0, 0.5]]), torch.tensor([4.0, 1.0]))
+    assert weighting.value.tolist() == pytest.approx([1.025, 0.975], rel=1e-5)
+
+
+def test_gradnorm_keeps_the_sum_of_the_weights() -> None:
+    weighting = GradNorm((*TASKS, "normals"))
+    # Mean norm 2: one is above it, two are below, so that the steps by themselves add 0.025.
+    weighting.combine(torch.diag(torch.tensor([4.0, 1.0, 1.0])), torch.ones(3))
+    expected = [0.975 * 3 / 3.025, 1.025 * 3 / 3.025, 1.025 * 3 / 3.025]
+    assert weighting.value.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_pcgrad_projects_only_what_conflicts() -> None:

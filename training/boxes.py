@@ -20,6 +20,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -623,6 +624,7 @@ def write_dataset(
 
     Raises:
         FileExistsError: the folder holds something else, or rooms of other settings.
+        BrokenProcessPool: a worker was killed.
     """
     settings = {"seed": seed, "size": list(size), "count": count, "variety": variety, "version": VERSION}
     marker = out / "boxes.json"  # there from the first picture on; dataset.json only once all are there
@@ -677,6 +679,18 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def check_sheet(parser: argparse.ArgumentParser, sheet: Path | None, out: Path) -> None:
+    """Ends the command now if the contact sheet cannot be written once all pictures are made, which may take hours."""
+    if sheet is None:
+        return
+    if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        parser.error(f"argument --sheet: not a .png or .jpg file: {sheet}")
+    if sheet.is_dir():
+        parser.error(f"argument --sheet: {sheet} is a folder")
+    if not sheet.parent.is_dir() and sheet.parent.absolute() != out.absolute():  # OUT will be there by then
+        parser.error(f"argument --sheet: there is no folder {sheet.parent}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.boxes", description="Make the data set `boxes`.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, or to complete")
@@ -685,14 +699,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=picture_size, default=(160, 120), help="WIDTHxHEIGHT (default 160x120)")
     parser.add_argument("--workers", type=natural, default=1, help="processes (default 1)")
     parser.add_argument("--variety", choices=VARIETIES, default="simple", help="default simple")
-    parser.add_argument("--sheet", type=Path, help="also write a PNG of the first 24 pictures")
+    parser.add_argument("--sheet", type=Path, help="also write a picture of the first 24, .png or .jpg")
     a = parser.parse_args(arguments)
+    check_sheet(parser, a.sheet, a.out)
     try:
         write_dataset(a.out, a.count, a.seed, a.size, a.workers, a.variety, progress=True)
+        if a.sheet and a.count:
+            contact_sheet(a.out, min(a.count, 24)).save(a.sheet)
+    except BrokenProcessPool:
+        sys.exit("training.boxes: a worker process was killed (out of memory?); run again to go on where it stopped")
     except OSError as error:
         sys.exit(f"training.boxes: {error}")
-    if a.sheet and a.count:
-        contact_sheet(a.out, min(a.count, 24)).save(a.sheet)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.boxes import natural, picture_size
+from training.boxes import check_sheet, natural, picture_size
 from training.folder import contact_sheet
 from training.rooms import render
 from training.rooms.catalogue import Catalogue, FurnitureError, find_libraries, prepare
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m training.rooms", description="Make a data set of furnished, path-traced rooms."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, to complete, or to enlarge")
-    parser.add_argument("--count", type=natural, required=True, help="number of pictures")
+    parser.add_argument("--count", type=positive, required=True, help="number of pictures")
     parser.add_argument(
         "--furniture", type=Path, default=FURNITURE, help=f"folder of .sh3f files (default {FURNITURE})"
     )
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, help="where converted furniture is kept (default .furniture beside OUT)")
     parser.add_argument("--sheet", type=Path, help=f"also write a picture of the first {SHEET}, .png or .jpg")
     a = parser.parse_args(arguments)
+    check_sheet(parser, a.sheet, a.out)
     cache = a.cache or a.out.absolute().parent / ".furniture"
     started = time.monotonic()
     try:
@@ -75,10 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"less than 0.05 % of all pixels: {', '.join(rare)}")
     print(f"median of the pictures' median depths: {dataset['median_depth_m']} m")
     print(f"{a.out}: {a.count} pictures, {time.monotonic() - started:.0f} s")
-    if a.sheet and a.count:
-        sheet = contact_sheet(a.out, min(a.count, SHEET), columns=6)
-        sheet.thumbnail((2880, 2880))
-        sheet.save(a.sheet)
+    if a.sheet:
+        try:
+            sheet = contact_sheet(a.out, min(a.count, SHEET), columns=6)
+            sheet.thumbnail((2880, 2880))
+            sheet.save(a.sheet)
+        except OSError as error:
+            sys.exit(f"training.rooms: {error}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ entry's name, model, author and size (https://www.sweethome3d.com/importModels.j
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import hashlib
 import io
@@ -29,6 +30,7 @@ import math
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -548,6 +550,34 @@ def file_of(cache: Path, key: str) -> Path:
     return cache / f"{key.replace('/', '.')}.npz"
 
 
+@contextlib.contextmanager
+def _intact(library: str | Path | None) -> Iterator[None]:
+    """Says in one line which library cannot be read, such as one of which half was downloaded."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        advice = "apt-get install --reinstall sweethome3d-furniture"
+        raise FurnitureError(f"{library} is damaged ({error}); {advice}") from None
+
+
+def read_index(cache: Path) -> dict[str, Any]:
+    """What `prepare` wrote about the models of a cache.
+
+    Raises:
+        FurnitureError: the folder was not prepared, or its index is damaged.
+    """
+    index = cache / "index.json"
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FurnitureError(f"{cache}: no prepared furniture; see training.rooms.catalogue.prepare") from None
+    except ValueError as error:
+        raise FurnitureError(f"{index} is damaged ({error}); delete it, and the next run makes it anew") from None
+    if not (isinstance(content, dict) and content.keys() >= {"fingerprint", "models"}):
+        raise FurnitureError(f"{index} is no index of furniture; delete it, and the next run makes it anew")
+    return content
+
+
 def prepare(furniture: Path, cache: Path, progress: Progress | None = None) -> None:
     """Converts all models of the table into files in `cache`, unless they are there.
 
@@ -555,13 +585,14 @@ def prepare(furniture: Path, cache: Path, progress: Progress | None = None) -> N
         furniture: Folder of the `.sh3f` files.
 
     Raises:
-        FurnitureError: missing libraries, or a table that does not fit them.
+        FurnitureError: missing or damaged libraries, or a table that does not fit them.
     """
     find_libraries(furniture)
     mark = fingerprint(furniture)
     index = cache / "index.json"
-    if index.is_file() and json.loads(index.read_text(encoding="utf-8"))["fingerprint"] == mark:
-        return
+    with contextlib.suppress(FurnitureError):  # without an index, or with a damaged one, everything is made anew
+        if read_index(cache)["fingerprint"] == mark:
+            return
     cache.mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
     rows = read_table()
@@ -570,8 +601,9 @@ def prepare(furniture: Path, cache: Path, progress: Progress | None = None) -> N
         if progress:
             progress(done, len(rows))
         library = LIBRARIES[row.key.partition("/")[0]]
-        own = own_license(archive, str(PurePosixPath(entry["model"].lstrip("/")).parent)) or (library.license, "")
-        parts, size = convert(archive, entry, row)
+        with _intact(archive.filename):
+            own = own_license(archive, str(PurePosixPath(entry["model"].lstrip("/")).parent)) or (library.license, "")
+            parts, size = convert(archive, entry, row)
         if not 0 < sum(len(part.faces) for part in parts) <= MAX_FACES:
             continue
         save_parts(file_of(cache, row.key), parts)
@@ -588,7 +620,8 @@ def prepare(furniture: Path, cache: Path, progress: Progress | None = None) -> N
 
 def _entries(furniture: Path, rows: Sequence[Row]) -> Iterator[tuple[Row, zipfile.ZipFile, dict[str, str]]]:
     for name in LIBRARIES:
-        with zipfile.ZipFile(furniture / f"{name}.sh3f") as archive:
+        path = furniture / f"{name}.sh3f"
+        with _intact(path), zipfile.ZipFile(path) as archive:
             entries = read_entries(archive)
             for row in rows:
                 library, _, entry = row.key.partition("/")
@@ -602,14 +635,11 @@ class Catalogue:
     """The prepared furniture.
 
     Raises:
-        FurnitureError: the folder was not prepared.
+        FurnitureError: the folder was not prepared, or its index is damaged.
     """
 
     def __init__(self, cache: Path) -> None:
-        try:
-            content = json.loads((cache / "index.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FurnitureError(f"{cache}: no prepared furniture; see training.rooms.catalogue.prepare") from None
+        content = read_index(cache)
         self.cache = cache
         self.fingerprint = str(content["fingerprint"])
         self.addresses = {model["key"]: model.pop("address") for model in content["models"]}
