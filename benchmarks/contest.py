@@ -138,7 +138,8 @@ def summary(results: dict[str, list[dict[str, Measured]]], against: str) -> tupl
         ratio = best[name] / best[against] if best[against] else 0.0
         busiest = [got[max(rates, key=rates.__getitem__)] for got in rounds]
         cpu = statistics.median(1000 * (m.server_cpu or 0) / m.ok_per_s if m.ok_per_s else 0.0 for m in busiest)
-        rows.append([name, *rates.values(), ms(middle), cpu, failed, ratio])
+        # Nothing at all was counted where the workers of a server left its session.
+        rows.append([name, *rates.values(), ms(middle), cpu if cpu >= 1 else "-", failed, ratio])
     numbers = list(next(iter(figures.values()))["per_s"])
     rate_heads = [f"pictures/s, {n} connections" for n in numbers]
     heads = ["server", *rate_heads, f"p50 ms, {numbers[0]}", "ms of a core a picture", "failed", "ratio"]

@@ -130,5 +130,7 @@ def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], En
 
 def _end_process(reason: StartupError) -> None:
     """The engine could not be loaded while the server was already up; nothing else would end it with the reason."""
-    print(reason, file=sys.stderr, flush=True)
+    # At once: `print` writes the end of the line by itself, and another thread may log in between.
+    sys.stderr.write(f"{reason}\n")
+    sys.stderr.flush()
     os._exit(1)
