@@ -36,7 +36,6 @@ from service.card import ModelCard
 from service.deadline import together, within
 from service.errors import (
     InvalidInference,
-    TooManyPictures,
     TooManyPixels,
     UnknownModel,
 )
@@ -152,7 +151,9 @@ def parse(body: bytes, header_length: int | None) -> tuple[InferenceRequest, lis
     text, binary = body[:header_length], b"" if header_length is None else body[header_length:]
     # Counted by what separates or opens them; Python reads JSON without letting other threads run.
     if text.count(b",") > MAX_JSON_VALUES or text.count(b"[") + text.count(b"{") > MAX_JSON_LISTS:
-        raise TooManyPixels(f"The JSON has more than {MAX_JSON_VALUES} values; send them as binary data.")
+        raise TooManyPixels(
+            f"The JSON has more than {MAX_JSON_VALUES} values or {MAX_JSON_LISTS} lists; send them as binary data."
+        )
     try:
         request = InferenceRequest.model_validate(json.loads(text))
     except ValidationError as error:
@@ -251,8 +252,7 @@ async def infer(service: Pipeline, body: bytes, header_length: int | None, name:
     """Answer a request: the body, and the length of its JSON part if binary data follows it."""
     # Parsing megabytes of JSON is no work for the event loop either.
     request, pictures = await asyncio.to_thread(parse, body, header_length)
-    if len(pictures) > service.settings.queue_size:
-        raise TooManyPictures(f"At most {service.settings.queue_size} pictures fit in the queue of this server.")
+    service.require_queue_holds(len(pictures))
     with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
         decoded = await _decode(service, pictures, request.parameters.given())
         results = await together([service.batcher.infer(canvas) for canvas, _ in decoded])

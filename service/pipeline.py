@@ -10,6 +10,7 @@ import time
 from service import pixels
 from service.batcher import Batcher
 from service.card import ModelCard
+from service.errors import TooManyPictures
 from service.metrics import Metrics
 from service.outputs import Options, Output, Rendered
 from service.pixels import Pixels
@@ -29,6 +30,11 @@ class Pipeline:
         self.sending = Sending(settings.queue_bytes)
         self.canvas_bytes = max(height * width * 3 for height, width in card.input.sizes)
         """What a picture takes once it is decoded."""
+
+    def require_queue_holds(self, pictures: int) -> None:
+        """Raises TooManyPictures where it never will, however often a client tries again."""
+        if pictures > self.settings.queue_size:
+            raise TooManyPictures(f"At most {self.settings.queue_size} pictures fit in the queue of this server.")
 
     def start(self) -> None:
         self.pixels.start()

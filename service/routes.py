@@ -15,15 +15,7 @@ from service.coco import Coco
 from service.containers import Part, multipart
 from service.context import current
 from service.deadline import timeout_of, together, within
-from service.errors import (
-    MEDIA_TYPE,
-    InvalidRequest,
-    PayloadTooLarge,
-    Problem,
-    ProblemBody,
-    TooManyPictures,
-    describe,
-)
+from service.errors import MEDIA_TYPE, InvalidRequest, PayloadTooLarge, Problem, ProblemBody, describe
 from service.outputs import (
     JSON,
     MEDIA_TYPES,
@@ -157,8 +149,6 @@ _UPLOAD = {
         "image/*": {"schema": _BINARY},
     },
 }
-EACH = "/predict/batch, each"
-"""Counts, in the place of a route, what became of each picture of a batch."""
 _UPLOADS = {
     "required": True,
     "content": {
@@ -171,6 +161,8 @@ _UPLOADS = {
         },
     },
 }
+EACH = "/predict/batch, each"
+"""Counts, in the place of a route, what became of each picture of a batch."""
 
 
 @router.post(
@@ -238,8 +230,7 @@ async def predict_batch(
     options.check(output)
     service.batcher.require_ready()
     uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, PARAMETERS)
-    if len(uploads) > service.settings.queue_size:
-        raise TooManyPictures(f"At most {service.settings.queue_size} pictures fit in the queue of this server.")
+    service.require_queue_holds(len(uploads))
     answers = await within(request, timeout_s, _all_answers(service, uploads, output, options))
     if media_type == JSON:
         return service.sending.response(b"[" + b",".join(answer.body for answer in answers) + b"]", JSON)
