@@ -4,7 +4,7 @@
 
     with Client("http://127.0.0.1:8000") as client:
         room = client.predict("room.jpg")
-    print(room.labels.shape, room.depth.min(), [c.name for c in room.classes])
+    print(room.labels.shape, room.depth.shape, [c.name for c in room.classes])
 
 It needs httpx, NumPy and Pillow, and imports neither torch nor onnxruntime. Maps come as a ZIP of PNGs: lossless, and
 20 to 80 times smaller than the npz, which saves more time than their decoding takes.

@@ -353,7 +353,12 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         ("--weighting", "uncertainty", "--optimizer", "sgd", "--accumulate", "2"),
         ("--weighting", "dwa", "--preset", "strong", "--warmup", "2", "--epochs", "2"),
         ("--weighting", "famo", "--optimizer", "adamw", "--weight-decay", "0.1", "--clip", "0.5"),
+        ("--weighting", "rlw", "--accumulate", "2"),
         ("--weighting", "gradnorm", "--network", "mtl"),
+        ("--weighting", "mgda", "--network", "mtl"),
+        ("--weighting", "imtl_g", "--network", "mtan"),
+        ("--weighting", "nash_mtl", "--network", "mtl"),
+        ("--weighting", "aligned_mtl", "--network", "mtl"),
         ("--weighting", "pcgrad", "--network", "pad_net", "--loss-stride", "2"),
         ("--weighting", "cagrad", "--network", "nddr_cnn", "--single-task", "none", "--exchange-lr", "10"),
     ],
@@ -373,6 +378,28 @@ def test_every_weighting_resumes_bit_for_bit(
     assert 0 < half.info["progress"]["step"] < 4 and half.training_state
     few_steps(boxes, tmp_path / "stopped", "--resume", *more)
     assert_same_end(tmp_path / "stopped", end)
+
+
+def test_heads_learn_though_a_weighting_stops_what_is_shared(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WEIGHTINGS["mgda"], "combine", lambda self, products, losses: torch.zeros(len(losses)))
+    few = ("--optimizer", "sgd", "--network", "mtl")
+    start = few_steps(boxes, tmp_path / "start", *few, "--lr", "1e-30").weights
+    end = few_steps(boxes, tmp_path / "end", *few, "--lr", "0.1", "--weighting", "mgda").weights
+    moved = {name for name in start if name.endswith("weight") and not torch.equal(start[name], end[name])}
+    assert moved and {name.split(".")[0] for name in moved} == {"heads"}
+
+
+def test_the_log_has_the_weights_of_the_tasks(boxes: Path, tmp_path: Path) -> None:
+    constants = ("--weighting", "famo", "--weighting-options", '{"lr": 0.5}')
+    end = few_steps(boxes, tmp_path, *constants, "--log-every", "1")
+    assert end.info["training"]["weighting_options"] == {"lr": 0.5}
+    log = EventAccumulator(str(tmp_path / "tensorboard"))
+    log.Reload()
+    weights = [[event.value for event in log.Scalars(f"weight/{task}")] for task in ("segmentation", "depth")]
+    assert [sum(step) for step in zip(*weights, strict=True)] == pytest.approx([2.0] * 4)
+    assert "train/segmentation" in log.Tags()["scalars"]
 
 
 def test_every_weighting_is_tried_above() -> None:

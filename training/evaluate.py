@@ -2,7 +2,7 @@
 
 python -m training.evaluate runs/nyud/checkpoint.safetensors --data data/nyud
 python -m training.evaluate runs/nyud/checkpoint.safetensors --data data/nyud-raw --protocol eigen
-python -m training.evaluate runs/nyud/checkpoint.safetensors --data data/nyud --flip --scales 0.75,1,1.25
+python -m training.evaluate runs/nyud/checkpoint.safetensors --data data/nyud --flip --scales 1,1.25,1.5
 python -m training.evaluate runs/stl_seg/checkpoint.safetensors --data data/nyud --json > seg.json      (and depth.json)
 python -m training.evaluate runs/nyud/checkpoint.safetensors --data data/nyud --baseline seg.json depth.json
 

@@ -218,13 +218,12 @@ def multi_task_loss(
     return losses
 
 
-def weighted_by_task(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """For each task of `weights`, the sum of its losses (final and intermediate) times its weight: [tasks].
+def weighted_by_task(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> list[Tensor]:
+    """For each task of `weights`, the sum of its losses (final and intermediate) times its weight.
 
     Their sum is equation 9 of the paper.
     """
-    parts = [
+    return [
         weight * torch.stack([loss for name, loss in losses.items() if name.split(".")[0] == task]).sum()
         for task, weight in weights.items()
     ]
-    return torch.stack(parts)

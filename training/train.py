@@ -66,7 +66,7 @@ from training.data import (
 )
 from training.evaluate import camera_factor, evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
-from training.weighting import WEIGHTINGS, backward_per_task, check_combination
+from training.weighting import WEIGHTINGS, backward_per_task, check_combination, make_weighting
 
 CHECKPOINT = "checkpoint.safetensors"
 EXIT_STOPPED = 128 + signal.SIGTERM
@@ -170,6 +170,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="keep the mean of the weights after each of the last EPOCHS; 0 = those after the last step",
     )
     add("--weighting", choices=WEIGHTINGS, default="fixed", help="of the tasks; see training/weighting.py")
+    add(
+        "--weighting-options",
+        type=json.loads,
+        metavar="JSON",
+        default={},
+        help='other constants of the weighting, e.g. {"c": 0.2} of cagrad',
+    )
     add("--loss-weights", type=float, nargs=2, default=(1.0, 1.0), metavar=("SEG", "DEPTH"))
     add("--auxiliary-weights", type=float, nargs=2, default=(10.0, 50.0), metavar=("NORMALS", "EDGES"))
     add("--depth-loss", choices=DEPTH_LOSSES, default="l1")
@@ -223,6 +230,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--workers must be at least 0")
     if not isinstance(args.options, dict):
         parser.error("--options is a JSON object")
+    if not isinstance(args.weighting_options, dict):
+        parser.error("--weighting-options is a JSON object")
     if not 0 <= args.grey <= 1:
         parser.error("--grey is a share, 0 to 1")
     if not 0 <= args.color <= 1:
@@ -551,7 +560,7 @@ def train(args: argparse.Namespace) -> int:
     network.to(device).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
     ema = copy.deepcopy(network).eval() if args.ema else None
-    weighting = WEIGHTINGS[args.weighting](tasks).to(device)
+    weighting = make_weighting(args.weighting, tasks, args.weighting_options).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     # Dropout must not depend on how the network was started, and must differ between processes.
     torch.manual_seed(args.seed + parallel.rank())
@@ -668,11 +677,11 @@ def train(args: argparse.Namespace) -> int:
                         named[name] = named[name] + loss if name in named else loss
                     by_task = weighted_by_task(losses, fixed)
                     if weighting.per_task_gradients:
-                        backward_per_task(by_task, weighting, parameters)
+                        used = backward_per_task(by_task, weighting, parameters)
                     else:
-                        total = (weighting.weights(weighted_by_task(seen, fixed)) * by_task).sum()
-                        torch.autograd.backward(scaler.scale(total))
-            whole = weighted_by_task(named, fixed)
+                        used = weighting.weights(torch.stack(weighted_by_task(seen, fixed)))
+                        torch.autograd.backward(scaler.scale((used * torch.stack(by_task)).sum()))
+            whole = torch.stack(weighted_by_task(named, fixed))
             value = whole.sum().item()
             if not math.isfinite(value):
                 names = ", ".join(parallel.gather_names(list(batch["name"])))
@@ -685,7 +694,7 @@ def train(args: argparse.Namespace) -> int:
             again = None
             if weighting.looks_again:
                 with torch.no_grad():
-                    again = weighted_by_task(of_all_processes(losses_of(tensors, pixels)), fixed)
+                    again = torch.stack(weighted_by_task(of_all_processes(losses_of(tensors, pixels)), fixed))
             weighting.after_step(whole, again)
             step += 1
             if ema:
@@ -698,6 +707,8 @@ def train(args: argparse.Namespace) -> int:
                 writer.add_scalar("train/lr", optimizer.param_groups[0]["lr"], step)
                 for name, loss in named.items():
                     writer.add_scalar(f"train/{name}", loss.item(), step)
+                for task, weight in zip(tasks, used, strict=True) if args.weighting != "fixed" else ():
+                    writer.add_scalar(f"weight/{task}", weight.item(), step)
 
             # --------------------------------------------------------------- evaluation and checkpoint
             if step % steps_per_epoch == 0:

@@ -4,19 +4,26 @@
     uncertainty   Kendall et al., CVPR 2018: learned variances
     dwa           Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019: by the rate of descent
     famo          Liu et al., "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023; one more forward pass a step
+    rlw           Lin et al., "Reasonable Effectiveness of Random Weighting", TMLR 2022: drawn anew for every step
     gradnorm      Chen et al., ICML 2018: gradients of like size
+    mgda          Sener and Koltun, "... as Multi-Objective Optimization", NeurIPS 2018: the shortest mean
     pcgrad        Yu et al., NeurIPS 2020: conflicting gradients are projected
+    imtl_g        Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021: no task's gradient is favoured
     cagrad        Liu et al., NeurIPS 2021: the direction that helps the worst task
+    nash_mtl      Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022
+    aligned_mtl   Senushkin et al., "Independent Component Alignment", CVPR 2023: gradients made orthogonal
 
 The L_t here are the losses times the fixed weights of `--loss-weights` and `--auxiliary-weights`: those come first,
-whatever is chosen. The first four need one backward pass for all tasks. The last three need the gradient of every
+whatever is chosen. The first five need one backward pass for all tasks. The others need the gradient of every
 task, a backward pass for each, and do not go together with gradient accumulation, fp16 or
-torch.compile (`check_combination`). All state is in buffers, so `state_dict` holds everything.
+torch.compile (`check_combination`). Each of those is a weighted sum of the gradients, whose weights follow from their
+scalar products. All state is in buffers, so `state_dict` holds everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +33,16 @@ class Weighting(nn.Module):
     """Fixed weights, and what the others do differently.
 
     Attributes:
+        constants: what `--weighting-options` can set, attributes of this name.
         per_task_gradients: `combine` is called, not `weights`.
+        heads_too: what `combine` gives is for the parameters that one task has for itself, too.
         looks_again: `after_step` wants the losses of the same batch after the step too.
         whole_batch: `weights` must see the losses of a whole batch, not of a part.
     """
 
+    constants: tuple[str, ...] = ()
     per_task_gradients = False
+    heads_too = False
     looks_again = False
     whole_batch = False
 
@@ -43,9 +54,9 @@ class Weighting(nn.Module):
         """Weights [T] of the losses [T] (values only) in the step's total."""
         return torch.ones_like(losses)
 
-    def combine(self, gradients: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """From the gradients [T, P] of the shared parameters: the gradient [P] to step along, and the weights [T] for
-        the gradients of each task's own parameters."""
+    def combine(self, products: Tensor, losses: Tensor) -> Tensor:
+        """Weights [T] of the tasks' gradients of the shared parameters in their sum, from the scalar products [T, T]
+        of these gradients (fp64, on the CPU) and the losses [T] (there, too)."""
         raise NotImplementedError
 
     def after_step(self, losses: Tensor, again: Tensor | None = None) -> None:
@@ -58,6 +69,7 @@ class Weighting(nn.Module):
 class _Learned(Weighting):
     """A weighting with a number per task that Adam moves at a constant learning rate."""
 
+    constants = ("lr",)
     lr: float
     value: Tensor
     first: Tensor
@@ -109,6 +121,7 @@ class DynamicWeightAverage(Weighting):
     """Weights T softmax(r_t / 2), where r_t is the task's mean loss of the last epoch over that of the one before
     (equation 7 there); 1 in the first two epochs."""
 
+    constants = ("temperature",)
     temperature = 2.0
     means: Tensor
     total: Tensor
@@ -147,6 +160,7 @@ class FAMO(_Learned):
     batch normalisation, as in the authors' code.
     """
 
+    constants = ("lr", "decay")
     lr = 0.025
     decay = 1e-3
     looks_again = True
@@ -168,6 +182,28 @@ class FAMO(_Learned):
         self.move(z * (fell - (z * fell).sum()) + self.decay * self.value)
 
 
+class RandomWeights(Weighting):
+    """Weights T softmax(x) with x from a normal distribution, drawn anew for every step.
+
+    All processes and all parts of a batch have the same ones: they follow from the seed at the start and the step.
+    """
+
+    start: Tensor
+    steps: Tensor
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        super().__init__(tasks)
+        self.register_buffer("start", torch.randint(2**31, ()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def weights(self, losses: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(int(self.start + self.steps))
+        return len(self.tasks) * torch.randn(len(self.tasks), generator=generator).softmax(0).to(losses)
+
+    def after_step(self, losses: Tensor, again: Tensor | None = None) -> None:
+        self.steps += 1
+
+
 # --------------------------------------------------------------------------------- a gradient for each task
 
 
@@ -178,7 +214,9 @@ class GradNorm(_Learned):
     Σ | w_t |g_t| - target_t | the target is a constant, so no second derivative is needed.
     """
 
+    constants = ("lr", "alpha")
     per_task_gradients = True
+    heads_too = True
     lr = 0.025
     alpha = 1.5
     at_start: Tensor
@@ -187,17 +225,17 @@ class GradNorm(_Learned):
         super().__init__(tasks, 1.0)
         self.register_buffer("at_start", torch.zeros(len(tasks)))
 
-    def combine(self, gradients: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+    def combine(self, products: Tensor, losses: Tensor) -> Tensor:
+        norms, losses = (x.to(self.value) for x in (products.diagonal().sqrt(), losses))
         # A task that had nothing to learn from in the first step starts when it first has.
         self.at_start = torch.where(self.at_start > 0, self.at_start, losses)
         weights = self.value.clone()
-        norms = gradients.norm(dim=1)
         rate = torch.where(self.at_start > 0, losses / self.at_start.clamp(min=1e-12), 1.0)
         target = (weights * norms).mean() * (rate / rate.mean().clamp(min=1e-12)) ** self.alpha
         self.move((weights * norms - target).sign() * norms)
         self.value.clamp_(min=1e-3)
         self.value *= len(self.tasks) / self.value.sum()
-        return weights @ gradients, weights
+        return weights
 
 
 class PCGrad(Weighting):
@@ -206,14 +244,14 @@ class PCGrad(Weighting):
 
     per_task_gradients = True
 
-    def combine(self, gradients: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-        projected = gradients.clone()
-        for i in range(len(gradients)):
-            for j in torch.randperm(len(gradients)).tolist():
-                along = projected[i] @ gradients[j]
+    def combine(self, products: Tensor, losses: Tensor) -> Tensor:
+        projected = torch.eye(len(products), dtype=products.dtype)  # each task's, as a sum of the gradients
+        for i, mine in enumerate(projected):
+            for j in torch.randperm(len(products)).tolist():
+                along = mine @ products[j]
                 if j != i and along < 0:
-                    projected[i] -= along / gradients[j].square().sum() * gradients[j]
-        return projected.sum(dim=0), torch.ones_like(losses)
+                    mine[j] -= along / products[j, j]
+        return projected.sum(dim=0)
 
 
 class CAGrad(Weighting):
@@ -223,13 +261,13 @@ class CAGrad(Weighting):
     d is multiplied by T, so that c = 0 is the plain sum.
     """
 
+    constants = ("c",)
     per_task_gradients = True
     c = 0.4
 
-    def combine(self, gradients: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-        tasks = len(gradients)
-        products = (gradients @ gradients.T).double().cpu()  # [T, T]
-        mean = torch.full((tasks,), 1 / tasks, dtype=torch.float64)
+    def combine(self, products: Tensor, losses: Tensor) -> Tensor:
+        tasks = len(products)
+        mean = torch.full((tasks,), 1 / tasks, dtype=products.dtype)
         radius = self.c * (mean @ products @ mean).clamp(min=0).sqrt()
 
         def objective(w: Tensor) -> Tensor:
@@ -238,8 +276,78 @@ class CAGrad(Weighting):
         w = minimise_on_simplex(objective, tasks)
         length = (w @ products @ w).clamp(min=0).sqrt()
         # At length 0 the gradients cancel: there is no direction in which all gain.
-        share = mean + (radius / length * w if length > 1e-12 else torch.zeros_like(w))
-        return (tasks * share).to(gradients) @ gradients, torch.ones_like(losses)
+        return tasks * (mean + (radius / length * w if length > 1e-12 else torch.zeros_like(w)))
+
+
+class _Balanced(Weighting):
+    """Weights in a proportion that follows from the gradients' lengths n_t and their cosines C alone.
+
+    A task without a gradient takes no part. The weights of the others are scaled to the sum of their number, so that a
+    learning rate means what it does with fixed weights.
+    """
+
+    per_task_gradients = True
+
+    def combine(self, products: Tensor, losses: Tensor) -> Tensor:
+        some = products.diagonal() > 0
+        norms = products.diagonal()[some].sqrt()
+        weights = torch.zeros(len(products), dtype=products.dtype)
+        if len(norms):
+            found = self.proportion(norms, products[some][:, some] / norms.outer(norms))
+            # Of imtl_g the sum can be negative, and to divide by it would lead uphill.
+            weights[some] = found * len(norms) / found.sum().abs().clamp(min=1e-12)
+        return weights
+
+    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MGDA(_Balanced):
+    """The shortest gradient that is a mean of the tasks': the w on the simplex that minimises |Σ w_t g_t| (equation 3
+    there). The gradients are taken as they are, so the task with the smallest has the largest say."""
+
+    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+        products = cosines * norms.outer(norms)
+        return minimise_on_simplex(lambda w: w @ products @ w, len(norms))
+
+
+class IMTLG(_Balanced):
+    """The sum whose projections on all the gradients' directions are equal (equation 5 there): C (n w) ∝ 1.
+
+    This is the part of IMTL for the shared parameters; the one for the losses' scales, IMTL-L, is not.
+    """
+
+    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+        # Parallel gradients have many solutions, of which the pseudo-inverse gives the one that treats them alike.
+        return torch.linalg.pinv(cosines, hermitian=True, rtol=1e-9).sum(dim=1) / norms
+
+
+class NashMTL(_Balanced):
+    """The bargaining solution Gᵀ G w = 1 / w (claim 3.1 there): in x = n w it is C x = 1 / x, where
+    x C x / 2 - Σ log x is least."""
+
+    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+        cosines = cosines + 1e-9 * torch.eye(len(norms), dtype=cosines.dtype)  # opposite ones have no solution
+        x = torch.ones_like(norms)
+        for _ in range(200):
+            slope = cosines @ x - 1 / x
+            step = torch.linalg.solve(cosines + torch.diag(x**-2), slope)
+            decrement = (slope @ step).clamp(min=0).sqrt()
+            x = x - step / (1 + decrement)  # Newton's, shortened as a self-concordant function allows: x stays positive
+            if decrement < 1e-9:
+                break
+        return x / norms
+
+
+class AlignedMTL(_Balanced):
+    """The sum of the gradients after the nearest change that makes them orthogonal and of one length:
+    w = V Λ^(-1/2) Vᵀ 1 with the eigenvalues and vectors of Gᵀ G (algorithm 1 there, all tasks preferred alike)."""
+
+    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(cosines * norms.outer(norms))
+        kept = values > 1e-12 * values[-1]
+        vectors = vectors[:, kept]
+        return vectors @ (vectors.sum(dim=0) / values[kept].sqrt())
 
 
 def minimise_on_simplex(objective: Callable[[Tensor], Tensor], size: int, rounds: int = 20) -> Tensor:
@@ -278,16 +386,18 @@ def _minimise_on_line(objective: Callable[[Tensor], Tensor], w: Tensor, i: int, 
     return at((low + high) / 2)
 
 
-def backward_per_task(losses: Tensor, weighting: Weighting, parameters: Sequence[nn.Parameter]) -> None:
+def backward_per_task(losses: Sequence[Tensor], weighting: Weighting, parameters: Sequence[nn.Parameter]) -> Tensor:
     """Sets the gradient of every parameter. Shared are those that more than one task reaches.
 
     Args:
-        losses: [T], with their graph.
+        losses: of the T tasks, each with its own graph: in one tensor every loss would reach all parameters.
+
+    Returns:
+        The weights [T] of the tasks' gradients of the shared parameters.
     """
     last = len(losses) - 1
     gradients = [
-        torch.autograd.grad(loss, parameters, retain_graph=t < last, allow_unused=True)
-        for t, loss in enumerate(losses.unbind())
+        torch.autograd.grad(loss, parameters, retain_graph=t < last, allow_unused=True) for t, loss in enumerate(losses)
     ]
     reached = [sum(g[i] is not None for g in gradients) for i in range(len(parameters))]
     shared = [p for p, n in zip(parameters, reached, strict=True) if n > 1]
@@ -301,14 +411,18 @@ def backward_per_task(losses: Tensor, weighting: Weighting, parameters: Sequence
         )
         for of_task in gradients
     ]
-    combined, weights = weighting.combine(torch.stack(rows), losses.detach())
+    stacked = torch.stack(rows)
+    products = torch.stack([stacked.mv(row) for row in stacked]).double().cpu()  # mv: never in TF32
+    weights = weighting.combine(products, torch.stack([loss.detach() for loss in losses]).double().cpu()).to(stacked)
+    combined = weights @ stacked
     for parameter, part in zip(shared, combined.split_with_sizes([p.numel() for p in shared]), strict=True):
         parameter.grad = part.view(parameter.shape).clone(memory_format=torch.preserve_format)
     for i, parameter in enumerate(parameters):
         for weight, of_task in zip(weights, gradients, strict=True):
             own = of_task[i]
             if reached[i] == 1 and own is not None:
-                parameter.grad = weight * own
+                parameter.grad = weight * own if weighting.heads_too else own
+    return weights
 
 
 # -------------------------------------------------------------------------------------------------- choosing
@@ -318,10 +432,33 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
     "uncertainty": Uncertainty,
     "dwa": DynamicWeightAverage,
     "famo": FAMO,
+    "rlw": RandomWeights,
     "gradnorm": GradNorm,
+    "mgda": MGDA,
     "pcgrad": PCGrad,
+    "imtl_g": IMTLG,
     "cagrad": CAGrad,
+    "nash_mtl": NashMTL,
+    "aligned_mtl": AlignedMTL,
 }
+
+
+def make_weighting(name: str, tasks: Sequence[str], constants: Mapping[str, float]) -> Weighting:
+    """The weighting `name` with other constants than its own.
+
+    Raises:
+        ValueError: it has no such constant, or cannot have this value; one line.
+    """
+    weighting = WEIGHTINGS[name](tasks)
+    for constant, value in constants.items():
+        if constant not in weighting.constants:
+            known = ", ".join(weighting.constants) or "none"
+            raise ValueError(f"--weighting-options: {name} has no {constant} (it has: {known})")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        if not number or (constant == "temperature" and value == 0):
+            raise ValueError(f"--weighting-options: {constant} cannot be {value!r}")
+        setattr(weighting, constant, float(value))
+    return weighting
 
 
 def check_combination(
