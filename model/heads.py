@@ -43,6 +43,7 @@ class ASPPHead(nn.Module):
         super().__init__()
         if len(rates) != 3 or not all(isinstance(rate, int) and rate >= 1 for rate in rates):
             raise ValueError(f"the rates of ASPP are three whole numbers of at least 1, not {rates}")
+        self.rates = rates
         width = max(48, inputs // 8)
         self.branches = nn.ModuleList([conv_bn_relu(inputs, width)])
         self.branches.extend(conv_bn_relu(inputs, width, 3, rate) for rate in rates)

@@ -237,6 +237,15 @@ def test_invalid_depth_stays_invalid() -> None:
     assert not Augmentation((8, 8), zoom=(0.5, 2.0))(picture, np.random.default_rng(0)).depth.any()
 
 
+def test_depth_beyond_what_fits_is_invalid() -> None:
+    depth = np.full((8, 8), 40_000, np.uint16)
+    depth[:, :4] = 30_000
+    picture = Picture(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), depth)
+    out = Augmentation((8, 8), zoom=(0.5, 0.5), flip=False)(picture, np.random.default_rng(0))
+    # 80 m is more than 16 bits of millimetres hold, 60 m is not.
+    assert set(np.unique(out.depth)) == {0, 60_000}
+
+
 def test_flip_mirrors_all_three() -> None:
     augment = Augmentation((20, 30), zoom=(1.0, 1.0), color=0)
     picture = coded(20, 30)
@@ -402,20 +411,37 @@ def test_auxiliary_targets_are_there_only_when_asked_for(tmp_path: Path) -> None
     assert sample["edges"].sum() == 2 * 48  # between columns 20 and 21, on both sides
 
 
-@pytest.mark.parametrize("zoom", [1.0, 2.0])
-def test_mirroring_negates_x_of_the_normals_and_zoom_changes_none(tmp_path: Path, zoom: float) -> None:
-    write_plane(tmp_path)
+@pytest.mark.parametrize("zoom", [0.5, 1.0, 1.5])
+def test_normals_are_those_of_the_picture_itself_at_any_zoom(tmp_path: Path, zoom: float) -> None:
+    fx, fy, cx, cy = write_plane(tmp_path)
+    name = read_info(tmp_path).splits["train"][0]
+    path = tmp_path / "depth" / f"{name}.png"
+    with Image.open(path) as file:
+        depth = np.asarray(file).astype(np.int64)
+    depth += np.random.default_rng(0).integers(-20, 21, depth.shape)  # a sensor's noise, of its own pixels
+    depth[:, :3] = 0
+    Image.fromarray(depth.astype(np.uint16)).save(path)
+    normals = surface_normals(depth, (fx, fy, cx, cy), 1)
     augment = Augmentation((48, 64), zoom=(zoom, zoom), color=0)
-    dataset = FolderDataset(read_info(tmp_path), "train", augment, auxiliary_tasks=("normals", "edges"))
+    dataset = FolderDataset(read_info(tmp_path), "train", augment, auxiliary_tasks=("normals",))
+    picture = Picture(np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8), depth.astype(np.uint16))
     seen = set()
     for epoch in range(8):
+        view = augment.view(picture, np.random.default_rng([0, epoch, 0]))
+        # A pixel of the crop lies in that of the picture whose square holds its middle.
+        row = np.floor(view.box.top + (np.arange(48) + 0.5) / zoom).astype(int)
+        column = np.floor(view.box.left + (np.arange(64) + 0.5) / zoom).astype(int)
+        expected = np.zeros((48, 64, 3), np.float32)
+        for i, j in np.ndindex(48, 64):
+            if 0 <= row[i] < 48 and 0 <= column[j] < 64:
+                expected[i, j] = normals[row[i], column[j]]
+        if view.flip:
+            expected = expected[:, ::-1] * np.array([-1, 1, 1], np.float32)
         sample = dataset[(epoch, 0)]
-        flipped = bool(sample["depth"][0, 0] > sample["depth"][0, -1])  # the plane comes nearer to the left
-        normal = np.array([-0.5 if flipped else 0.5, 0.3, -np.sqrt(0.66)])
-        # Chords over few pixels of depth in millimetres, doubled by the zoom: right in the median, not everywhere.
-        median = sample["normals"].flatten(1).median(dim=1).values.numpy()
-        np.testing.assert_allclose(median, normal, atol=0.05 if zoom == 1 else 0.15)
-        seen.add(flipped)
+        np.testing.assert_array_equal(sample["normals"].permute(1, 2, 0).numpy(), expected)
+        valid = sample["depth"].numpy() > 0
+        assert not sample["normals"].numpy()[:, ~valid].any()
+        seen.add(view.flip)
     assert seen == {True, False}
 
 

@@ -14,7 +14,8 @@ from model.classes import NYU40
 from model.networks import NETWORKS, NetworkConfig
 from training import reproduce
 from training.boxes import write_dataset
-from training.reproduce import TABLES, budget_args, main, markdown, scatter
+from training.reproduce import TABLES, budget_args, main, markdown, own_settings, scatter, shared_settings
+from training.train import parse_args as parse_training
 
 TINY = ("--", "--size", "48x64", "--epochs", "1", "--weights", "none", "--workers", "0", "--device", "cpu")
 
@@ -95,14 +96,32 @@ def test_mean_and_deviation_are_written() -> None:
     table = {
         **{"table": 1, "title": "t", "budget": "full", "seeds": 2, "data": "d", "protocol": "mtl", "pictures": 3},
         "settings": {"preset": "paper", "backbone": "resnet50", "size": [480, 640], "epochs": 1, "batch_size": 8}
-        | {"train_split": "trainval"},
+        | {"train_split": "trainval", "zoom": [1.0, 1.5], "color": 0.5, "no_flip": False},
         "rows": [line("A<B", [40.0, 42.0], [0.5, 0.5]), line("C", [30.0, 30.0], [0.7, 0.9])],
     }
     text = markdown(table)
     assert "| A<B | 1.00 + 2.00 | 41.00 ± 1.41 | 1.00 | 0.5000 ± 0.0000 | 1.0000 |" in text
     assert "Small budget" not in text
+    assert "zoom 1 to 1.5, mirrored, colour changes of 0.5" in text
     svg = ET.fromstring(scatter(table))
     assert len(svg.findall("{http://www.w3.org/2000/svg}circle")) == 2
+
+
+def test_what_a_row_was_trained_with_alone_is_said_of_it_alone() -> None:
+    plain = {"optimizer": "adam", "lr": 1e-4, "exchange_lr": 1.0, "single_task": [], "batch_size": 8, "seed": 0}
+    streams = plain | {"optimizer": "sgd", "lr": 1e-3, "exchange_lr": 100.0, "single_task": ["a", "b"]}
+    rows = [line("NDDR_CNN", [1.0, 1.0], [1.0, 1.0]), line("MTL", [1.0, 1.0], [1.0, 1.0])]
+    rows[0]["runs"], rows[1]["runs"] = [{"training": streams}], [{"training": plain}, {"training": plain | {"seed": 1}}]
+    shared = shared_settings(rows)
+    assert shared == {"batch_size": 8}
+    assert own_settings(rows, shared) == [
+        "NDDR_CNN: from single-task networks, trained before as long, sgd, learning rate 0.001, "
+        "100 times that for what joins."
+    ]
+
+
+def test_a_full_training_has_the_size_of_the_paper() -> None:
+    assert parse_training(["--data", "d", "--out", "o", *budget_args("full", 795)]).size == (480, 640)
 
 
 @pytest.mark.parametrize(

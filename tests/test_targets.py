@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.targets import boundary_edges, crop_intrinsics, normals_radius, surface_normals
+from training.targets import boundary_edges, normals_radius, surface_normals
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SIZE = (240, 320)
@@ -97,20 +97,12 @@ def test_normals_do_not_depend_on_the_unit_and_follow_a_mirror_and_a_crop() -> N
     found = surface_normals(depth, K, 2)
     np.testing.assert_allclose(surface_normals(depth * 1000, K, 2), found, atol=1e-4)
 
-    height, width = SIZE
-    mirrored = surface_normals(depth[:, ::-1], crop_intrinsics(K, (0, 0, width, height), SIZE, flip=True), 2)
+    fx, fy, cx, cy = K
+    mirrored = surface_normals(depth[:, ::-1], (fx, fy, SIZE[1] - 1 - cx, cy), 2)
     np.testing.assert_allclose(mirrored[:, ::-1] * [-1, 1, 1], found, atol=1e-4)
 
-    crop = surface_normals(depth[40:, 30:], crop_intrinsics(K, (30, 40, width, height), (height - 40, width - 30)), 2)
+    crop = surface_normals(depth[40:, 30:], (fx, fy, cx - 30, cy - 40), 2)
     np.testing.assert_allclose(crop[5:, 5:], found[45:, 35:], atol=1e-5)
-
-
-def test_intrinsics_of_a_zoomed_crop_see_the_same_rays() -> None:
-    fx, fy, cx, cy = crop_intrinsics(K, (10, 20, 170, 140), (240, 320))  # twice as large
-    assert (fx, fy) == (520, 524)
-    # Pixel 10 covers 10 to 11 in the picture, so pixels 0 and 1 of the crop: their middle is at 0.5.
-    assert (0.5 - cx) / fx == pytest.approx((10 - K[2]) / K[0])
-    assert (0.5 - cy) / fy == pytest.approx((20 - K[3]) / K[1])
 
 
 # ----------------------------------------------------------------------------------------------------------- edges

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.classes import IGNORE, class_set
+from model.classes import IGNORE, NYU40, class_set
 from model.networks import NetworkConfig
 from training import train as train_module
 from training.boxes import write_dataset
@@ -44,8 +44,9 @@ from training.train import (
     parse_size,
     poly,
     schedule,
+    without_effect,
 )
-from training.weighting import WEIGHTINGS
+from training.weighting import WEIGHTINGS, make_weighting
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_PER_EPOCH = 8
@@ -400,6 +401,50 @@ def test_the_log_has_the_weights_of_the_tasks(boxes: Path, tmp_path: Path) -> No
     weights = [[event.value for event in log.Scalars(f"weight/{task}")] for task in ("segmentation", "depth")]
     assert [sum(step) for step in zip(*weights, strict=True)] == pytest.approx([2.0] * 4)
     assert "train/segmentation" in log.Tags()["scalars"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--network", "stl_aspp", "--depth-loss", "berhu"), "--depth-loss does nothing here: stl_aspp has only seg"),
+        (("--network", "stl_aspp", "--focal", "0.8"), "--focal does nothing here"),
+        (("--network", "stl_aspp_depth", "--class-balance", "0.3"), "--class-balance does nothing here"),
+        (("--auxiliary-weights", "1", "1"), "--auxiliary-weights does nothing here: mtl_ssw has only segmentation and"),
+        (("--network", "mti_net", "--auxiliary-weights", "1", "1"), None),
+        (("--start", "x", "--weights", "no-such-file"), "--weights does nothing here: the start is another training's"),
+        (
+            ("--weighting", "famo", "--loss-weights", "1", "2"),
+            "--loss-weights does nothing here: --weighting famo undoes",
+        ),
+        (("--weighting", "famo", "--loss-weights", "1", "0"), None),
+        (("--weighting", "mgda", "--loss-weights", "1", "2"), None),
+        (("--preset", "strong"), None),
+        (("--size", "480x640"), None),
+        (("--options", '{"aspp_rates": [1, 2, 3]}', "--size", "48x64"), None),
+        (("--size", "240x320"), "rate 24, 36 of ASPP sees nothing but"),
+        (
+            ("--size", "120x160"),
+            "rate 12, 24, 36 of ASPP sees nothing but the cell that it stands on, since the map has 8x10; "
+            "what fits is --options '{\"aspp_rates\": [1, 2, 3]}'",
+        ),
+    ],
+    ids=lambda value: "-".join(value)[:50] if isinstance(value, tuple) else "",
+)
+def test_what_has_no_effect_is_told(more: tuple[str, ...], told: str | None) -> None:
+    fits = () if "--size" in more else ("--size", "480x640")
+    args = parse_args(["--data", "d", "--out", "o", "--backbone", "mobilenet_v2", *fits, *more])
+    network = NetworkConfig(args.network, args.backbone, NYU40, args.options).build()
+    tasks = (*network.tasks, *network.auxiliary_tasks)
+    lines = without_effect(args, network, make_weighting(args.weighting, tasks, {}), args.size)
+    assert [line[: len(told or "")] for line in lines] == ([told] if told else [])
+
+
+def test_a_training_tells_it(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few_steps(boxes, tmp_path / "flip", "--auxiliary-weights", "1", "2")
+    assert "--auxiliary-weights does nothing here" in capsys.readouterr().out
+    flip = load_checkpoint(tmp_path / "flip" / CHECKPOINT).weights
+    still = few_steps(boxes, tmp_path / "still", "--no-flip").weights
+    assert any(not torch.equal(flip[name], still[name]) for name in flip)
 
 
 def test_every_weighting_is_tried_above() -> None:

@@ -337,6 +337,25 @@ def test_what_does_not_go_together_is_refused(name: str, change: dict[str, objec
         check_combination(name, **(plain | change))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_fixed_weights_are_undone_by_those_that_say_so(name: str) -> None:
+    """What a step of the weighted losses does, without its length: the shares of the unweighted losses' gradients."""
+
+    def shares(weights: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        weighting = WEIGHTINGS[name](TASKS)
+        gradients = weights[:, None] * torch.tensor([[3.0, 0.4], [-1.0, 0.5]])
+        losses = weights * torch.tensor([0.8, 2.0])
+        if weighting.per_task_gradients:
+            found = weighting.combine((gradients @ gradients.T).double(), losses.double())
+        else:
+            found = weighting.weights(losses)
+        return (found * weights / (found * weights).sum()).float()
+
+    same = torch.allclose(shares(torch.tensor([1.0, 1.0])), shares(torch.tensor([1.0, 5.0])), atol=1e-4)
+    assert same == WEIGHTINGS[name].undoes_weights
+
+
 def test_constants_are_what_the_weighting_has() -> None:
     weighting = make_weighting("cagrad", TASKS, {"c": 0})
     # Without its circle it is the plain sum.

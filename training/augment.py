@@ -7,7 +7,7 @@ s times nearer, so depth is divided by s (Eigen et al., NIPS 2014).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from model.classes import IGNORE
 
 INVALID_DEPTH = 0
 """The depth value of pixels without a measurement, in millimetres and in metres."""
+
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 class Picture(NamedTuple):
@@ -44,12 +47,8 @@ def resample(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
     two classes or of two surfaces is neither. Outside the picture: mean colour, ignore, invalid.
     """
     height, width = picture.label.shape
-    rows = np.floor(box.top + (np.arange(size[0]) + 0.5) * (box.bottom - box.top) / size[0]).astype(np.int64)
-    columns = np.floor(box.left + (np.arange(size[1]) + 0.5) * (box.right - box.left) / size[1]).astype(np.int64)
-    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
-    nearest = np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))
-    label = np.where(inside, picture.label[nearest], np.uint8(IGNORE))
-    depth = np.where(inside, picture.depth[nearest], np.uint16(INVALID_DEPTH))
+    label = nearest(picture.label, box, size, IGNORE)
+    depth = nearest(picture.depth, box, size, INVALID_DEPTH)
 
     image = picture.image
     # By the box, not by `inside`: a border narrower than half a pixel holds no pixel's centre.
@@ -66,6 +65,17 @@ def resample(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
         (size[1], size[0]), Image.Resampling.BILINEAR, box=(box.left, box.top, box.right, box.bottom)
     )
     return Picture(np.asarray(resized), label, depth)
+
+
+def nearest(values: NDArray[Pixel], box: Box, size: tuple[int, int], outside: float) -> NDArray[Pixel]:
+    """The nearest of the pixels `values` [H, W, ...] at each place of `box` at `size` (height, width)."""
+    height, width = values.shape[:2]
+    rows = np.floor(box.top + (np.arange(size[0]) + 0.5) * (box.bottom - box.top) / size[0]).astype(np.int64)
+    columns = np.floor(box.left + (np.arange(size[1]) + 0.5) * (box.right - box.left) / size[1]).astype(np.int64)
+    found = values[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
+    found[(rows < 0) | (rows >= height)] = outside
+    found[:, (columns < 0) | (columns >= width)] = outside
+    return found
 
 
 def fitting_scale(height: int, width: int, size: tuple[int, int]) -> float:
@@ -130,8 +140,9 @@ class Augmentation:
     def show(self, picture: Picture, view: View, rng: np.random.Generator) -> Picture:
         """Makes a drawn geometric change, and draws and makes the photometric one."""
         out = resample(picture, view.box, self.size)
-        # Beyond uint16 (65 m) there is no room; the quotient of an invalid 0 is 0.
-        depth = np.round(out.depth / view.zoom).clip(0, 65535).astype(np.uint16)
+        # The quotient of an invalid 0 is 0. Beyond uint16 (65 m) there is no room, so nothing is known of it.
+        quotient = np.round(out.depth / view.zoom)
+        depth = np.where(quotient <= 65535, quotient, INVALID_DEPTH).astype(np.uint16)
         image, label = out.image, out.label
         if view.flip:
             image, label, depth = image[:, ::-1], label[:, ::-1], depth[:, ::-1]

@@ -25,14 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.classes import IGNORE, ClassInfo, ClassSet, same_classes
-from training.augment import Augmentation, Picture
-from training.targets import (
-    boundary_edges,
-    crop_intrinsics,
-    edges_bridge,
-    normals_radius,
-    surface_normals,
-)
+from training.augment import Augmentation, Picture, nearest
+from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
 
 FORMAT = 1
 
@@ -194,9 +188,10 @@ class FolderDataset(Dataset[Sample]):
         seed: Of the augmentation.
         focal: If not 0, the depth of augmented pictures is what a camera of this focal length (in longer sides of
             the training size) would have to see to take the same picture; see `relative_focal`.
-        auxiliary_tasks: Of `normals` and `edges` those to make targets for. They are made from the augmented labels
-            and depth: normals with the intrinsics of what is seen of the picture, which is why mirroring negates
-            their x, and why zooming, which divides the depth and multiplies the focal length, leaves them alone.
+        auxiliary_tasks: Of `normals` and `edges` those to make targets for. Edges are made from the augmented labels.
+            Normals are made from the depth as it is on disk and then augmented: how far a sensor's noise must be
+            smoothed is a number of its own pixels. Zooming does not change them, since a scaled scene has the same
+            directions; mirroring negates their x.
 
     Raises:
         DataError: an unknown or empty split; normals of pictures without intrinsics; when reading, a missing, damaged
@@ -245,28 +240,33 @@ class FolderDataset(Dataset[Sample]):
         picture = self.read(name)
         intrinsics = self.info.intrinsics.get(name)
         nearer = 1.0
+        normals: NDArray[np.float32] | None = None
+        if "normals" in self.auxiliary_tasks:
+            assert intrinsics is not None
+            normals = surface_normals(picture.depth, intrinsics, normals_radius(picture.label.shape[1]))
         if self.augmentation is not None:
             rng = np.random.default_rng([self.seed, epoch, index])
             view = self.augmentation.view(picture, rng)
             picture = self.augmentation.show(picture, view, rng)
-            if intrinsics is not None:
-                intrinsics = crop_intrinsics(intrinsics, view.box, self.augmentation.size, flip=view.flip)
-                if self.focal:
-                    # `show` has divided by the zoom, and the focal length of what is seen has the zoom in it.
-                    nearer = relative_focal(intrinsics[0], self.augmentation.size) / view.zoom / self.focal
+            size = self.augmentation.size
+            if self.focal and intrinsics is not None:
+                # `show` has divided by the zoom, and the focal length of what is seen has the zoom in it.
+                fx = intrinsics[0] * (size[1] / (view.box.right - view.box.left))
+                nearer = relative_focal(fx, size) / view.zoom / self.focal
+            if normals is not None:
+                normals = nearest(normals, view.box, size, 0)
+                if view.flip:
+                    normals = normals[:, ::-1] * np.array([-1, 1, 1], np.float32)
         sample: Sample = {
             "image": torch.from_numpy(picture.image.transpose(2, 0, 1).astype(np.float32) / 255),
             "label": torch.from_numpy(picture.label.astype(np.int64)),
             "depth": torch.from_numpy(picture.depth.astype(np.float32) / np.float32(1000 * nearer)),
             "name": name,
         }
-        width = picture.label.shape[1]
-        if "normals" in self.auxiliary_tasks:
-            assert intrinsics is not None
-            normals = surface_normals(picture.depth, intrinsics, normals_radius(width))
+        if normals is not None:
             sample["normals"] = torch.from_numpy(np.ascontiguousarray(normals.transpose(2, 0, 1)))
         if "edges" in self.auxiliary_tasks:
-            sample["edges"] = torch.from_numpy(boundary_edges(picture.label, edges_bridge(width)))
+            sample["edges"] = torch.from_numpy(boundary_edges(picture.label, edges_bridge(picture.label.shape[1])))
         return sample
 
     def read(self, name: str) -> Picture:

@@ -150,7 +150,8 @@ def small_options(network: str) -> dict[str, Any]:
 def budget_args(budget: str, pictures: int) -> list[str]:
     """What train.py is told for a budget."""
     if budget == "full":
-        return ["--backbone", "resnet50", "--preset", "paper"]
+        # SUN RGB-D has pictures of several sizes, and the first is none of the usual ones.
+        return ["--backbone", "resnet50", "--preset", "paper", "--size", "480x640"]
     epochs = max(1, round(SMALL_STEPS * BATCH / pictures))
     return ["--backbone", "mobilenet_v2", "--size", "72x96", "--epochs", str(epochs), "--lr", "1e-3"]
 
@@ -233,6 +234,32 @@ def run_row(row: Row, info: DatasetInfo, args: argparse.Namespace) -> dict[str, 
 # --------------------------------------------------------------------------------------------------- writing
 
 
+def shared_settings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all runs of a table were trained with alike."""
+    settings = [run["training"] for row in rows for run in row["runs"]]
+    return {k: v for k, v in settings[0].items() if all(k in one and one[k] == v for one in settings)}
+
+
+def own_settings(rows: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list[str]:
+    """A line for each row that was trained with more than `shared`: its optimiser, and what it began with."""
+    lines = []
+    for row in rows:
+        own = {k: v for run in row["runs"][:1] for k, v in run["training"].items() if k not in shared and k in OWN}
+        if own.get("single_task"):
+            own |= {"single_task": "from single-task networks, trained before as long"}
+            lines.append(f"{row['name']}: " + ", ".join(OWN[k].format(own[k]) for k in OWN if k in own) + ".")
+    return lines
+
+
+OWN = {
+    "single_task": "{}",
+    "optimizer": "{}",
+    "lr": "learning rate {:g}",
+    "exchange_lr": "{:g} times that for what joins",
+}
+"""What rows differ in, and how it is told."""
+
+
 def markdown(table: dict[str, Any]) -> str:
     """The table for people."""
     settings = table["settings"]
@@ -248,8 +275,11 @@ def markdown(table: dict[str, Any]) -> str:
     lines += [
         f"Data {table['data']}, {table['pictures']} test pictures, protocol {table['protocol']}; {deviation}.",
         f"Trained with preset {settings['preset']} on {settings['backbone']}, {height}x{width}, "
-        f"{settings['epochs']} epochs of `{settings['train_split']}`, batch {settings['batch_size']}. "
+        f"{settings['epochs']} epochs of `{settings['train_split']}`, batch {settings['batch_size']}, "
+        f"zoom {settings['zoom'][0]:g} to {settings['zoom'][1]:g}, "
+        f"{'not mirrored' if settings.get('no_flip') else 'mirrored'}, colour changes of {settings['color']:g}. "
         "Parameters in units of 2^20; log_rmse is of natural logarithms.",
+        *own_settings(table["rows"], settings),
         "",
         "| method | parameters | " + " | ".join(f"{column} | paper" for column, _ in FIGURES.values()) + " |",
         "|---|---|" + "---|---|" * len(FIGURES),
@@ -374,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "budget": args.budget,
         "seeds": args.seeds,
         **{key: first[key] for key in ("data", "split", "protocol", "depth_kind", "pictures")},
-        "settings": first["training"],
+        "settings": shared_settings(lines),
         "rows": lines,
     }
     base = args.out / f"table{args.table}-{called(info)}-{args.budget}"

@@ -70,7 +70,6 @@ def surface_normals(
     normals[..., 1] = q.T
     normals[..., 2] = -(1 + p * ray_x[None, :] + q.T * ray_y[:, None])
     norm = np.sqrt(np.einsum("hwc,hwc->hw", normals, normals))
-    norm = np.sqrt(np.einsum("hwc,hwc->hw", normals, normals))
     normals *= np.where(p_valid & q_valid.T, 1 / norm, np.float32(0))[..., None]  # norm >= the ray's z part, never 0
     return normals
 
@@ -96,22 +95,6 @@ def _slope(
     has_chord = (ahead + behind) > 0
     slope = np.divide(z_end - z_start, length, out=np.zeros_like(z), where=has_chord)
     return slope, has_chord
-
-
-def crop_intrinsics(
-    intrinsics: Intrinsics, box: tuple[float, float, float, float], size: tuple[int, int], *, flip: bool = False
-) -> Intrinsics:
-    """Intrinsics of the content of `box` (left, top, right, bottom in pixels) at `size` (height, width).
-
-    Zooming does not change normals, although the augmentation divides the depth by the zoom: a scaled scene has the
-    same directions. Mirroring does: `flip` gives the intrinsics of the mirrored picture.
-    """
-    fx, fy, cx, cy = intrinsics
-    left, top, right, bottom = box
-    across, down = size[1] / (right - left), size[0] / (bottom - top)
-    # A pixel covers half a pixel to both sides of its whole coordinate.
-    cx, cy = (cx + 0.5 - left) * across - 0.5, (cy + 0.5 - top) * down - 0.5
-    return fx * across, fy * down, size[1] - 1 - cx if flip else cx, cy
 
 
 def boundary_edges(label: NDArray[np.integer[Any]], bridge: int = 5) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Trains a network on a data set folder, or on several of the same classes.
 
 python -m training.boxes --out data/boxes --count 3000
-python training/train.py --data data/boxes --network mtl_ssw --backbone mobilenet_v2 --out runs/boxes
+python training/train.py --data data/boxes --network mtl_ssw --backbone mobilenet_v2 \\
+    --options '{"aspp_rates": [1, 2, 3]}' --out runs/boxes
 python training/train.py --data data/nyud --network mtl_ssw --backbone resnet50 --out runs/nyud --epochs 200
 python training/train.py --data data/nyud --preset strong --train-split trainval --val-split none --out runs/final
 python training/train.py --data data/mine data/rooms --network mtl_ssw --out runs/both
@@ -12,7 +13,8 @@ torchrun --nproc_per_node 2 --max-restarts 3 training/train.py ... --resume
 tensorboard --logdir runs
 
 Defaults are the paper's: Adam, learning rate 1e-4, poly schedule, batch 8, ImageNet weights, cross-entropy + L1 with
-weights 1 and 1. Several folders train as one that holds the pictures of the first, then those of the second would, to
+weights 1 and 1. It does not say for how long, nor with what augmentation: 100 epochs, zoom, mirroring and changes of
+colour are ours. Several folders train as one that holds the pictures of the first, then those of the second would, to
 the same weights. OUT/checkpoint.safetensors is written after every epoch and on SIGTERM. Under torchrun the batch is
 that of all processes together, batch normalisation is synchronised, and the training is that of one process but for
 rounding, dropout and the pixels that --loss-stride takes; the first process writes, and OUT must be a folder that all
@@ -48,6 +50,7 @@ from model.backbones import BACKBONES
 from model.base import Network
 from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, save_checkpoint, sets_of
 from model.classes import IGNORE, ClassSet, same_classes
+from model.heads import ASPPHead
 from model.networks import NETWORKS, NetworkConfig, count_parameters
 from model.two_streams import TwoStreamNetwork
 from model.weights import WeightsError, load_backbone_weights
@@ -66,7 +69,7 @@ from training.data import (
 )
 from training.evaluate import camera_factor, evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
-from training.weighting import WEIGHTINGS, backward_per_task, check_combination, make_weighting
+from training.weighting import WEIGHTINGS, Weighting, backward_per_task, check_combination, make_weighting
 
 CHECKPOINT = "checkpoint.safetensors"
 EXIT_STOPPED = 128 + signal.SIGTERM
@@ -145,7 +148,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="checkpoints of stl_aspp and stl_aspp_depth that cross_stitch and nddr_cnn start from, or 'none'",
     )
-    add("--size", type=parse_size, default=None, metavar="HxW", help="training size; default: of the first picture")
+    add(
+        "--size", type=parse_size, default=None, metavar="HxW", help="training size; default: that of the first picture"
+    )
     add("--epochs", type=int, default=100)
     add("--batch-size", type=int, default=8)
     add(
@@ -196,6 +201,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="learn depth as for a camera of this focal length, in longer sides of a picture; 0 = as it is",
     )
     add("--zoom", type=float, nargs=2, default=(1.0, 1.5), metavar=("MIN", "MAX"), help="random zoom")
+    add("--no-flip", action="store_true", help="mirror no picture; otherwise every other one")
     add("--color", type=float, default=0.5, help="strength of the colour changes, 0 to 1")
     add("--grey", type=float, default=0.0, metavar="P", help="share of the pictures that lose their colours")
     add("--precision", choices=DTYPES, default="fp32")
@@ -249,6 +255,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 OPTIONS_OF_STREAMS = ("aspp_rates", "dropout", "saturation")
 NOT_COMPARED = {"data", "out", "resume", "device", "workers", "single_task", "start", "log_every"}
+
+
+def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the same preset, as they are unless given."""
+    return vars(parse_args(["--data", "", "--out", "", "--preset", args.preset]))
 
 
 def compared(args: argparse.Namespace) -> dict[str, Any]:
@@ -350,6 +361,45 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
     for backbone in network.backbones():
         load_backbone_weights(backbone, args.backbone, args.weights)
     return []
+
+
+def without_effect(
+    args: argparse.Namespace, network: Network, weighting: Weighting, size: tuple[int, int]
+) -> list[str]:
+    """What was asked for and changes nothing here, a line each.
+
+    It is not refused, because one command line is often used for several networks.
+    """
+    given = {key for key, value in defaults_of(args).items() if getattr(args, key) != value}
+    tasks = " and ".join((*network.tasks, *network.auxiliary_tasks))
+    lines = []
+
+    def nothing(option: str, why: str) -> None:
+        if option in given:
+            lines.append(f"--{option.replace('_', '-')} does nothing here: {why}")
+
+    if "depth" not in network.tasks:
+        nothing("depth_loss", f"{args.network} has only {tasks}")
+        nothing("focal", f"{args.network} has only {tasks}")
+    if "segmentation" not in network.tasks:
+        nothing("class_balance", f"{args.network} has only {tasks}")
+    if not network.auxiliary_tasks:
+        nothing("auxiliary_weights", f"{args.network} has only {tasks}")
+    if args.start or len(args.single_task or ()) == 2:
+        nothing("weights", "the start is another training's")
+    if weighting.undoes_weights:
+        for option in ("loss_weights", "auxiliary_weights"):
+            if all(getattr(args, option)):
+                nothing(option, f"--weighting {args.weighting} undoes it")
+    height, width = (math.ceil(side / 16) for side in size)
+    rates = sorted({rate for module in network.modules() if isinstance(module, ASPPHead) for rate in module.rates})
+    if blind := [str(rate) for rate in rates if rate >= max(height, width)]:
+        fit = max(1, min(height, width) // 5)
+        lines.append(
+            f"rate {', '.join(blind)} of ASPP sees nothing but the cell that it stands on, since the map has "
+            f"{height}x{width}; what fits is --options '{{\"aspp_rates\": [{fit}, {2 * fit}, {3 * fit}]}}'"
+        )
+    return lines
 
 
 def start_names(args: argparse.Namespace) -> str | None:
@@ -535,7 +585,7 @@ def train(args: argparse.Namespace) -> int:
     size = args.size or as_it_is.read(as_it_is.names[0]).label.shape
     if any(side % args.loss_stride for side in size):
         raise TrainingError(f"--loss-stride {args.loss_stride} does not divide the training size {size[0]}x{size[1]}")
-    augmentation = Augmentation(size, zoom=args.zoom, color=args.color, grey=args.grey)
+    augmentation = Augmentation(size, args.zoom, not args.no_flip, args.color, args.grey)
     train_set = FolderDataset(info, args.train_split, augmentation, args.seed, network.auxiliary_tasks, args.focal)
     val_set = validation_set(infos, args.val_split)
     if len(train_set) < args.batch_size:
@@ -561,6 +611,9 @@ def train(args: argparse.Namespace) -> int:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
     ema = copy.deepcopy(network).eval() if args.ema else None
     weighting = make_weighting(args.weighting, tasks, args.weighting_options).to(device)
+    if first:
+        for line in without_effect(args, network, weighting, size):
+            print(line)
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     # Dropout must not depend on how the network was started, and must differ between processes.
     torch.manual_seed(args.seed + parallel.rank())

@@ -14,10 +14,13 @@
     aligned_mtl   Senushkin et al., "Independent Component Alignment", CVPR 2023: gradients made orthogonal
 
 The L_t here are the losses times the fixed weights of `--loss-weights` and `--auxiliary-weights`: those come first,
-whatever is chosen. The first five need one backward pass for all tasks. The others need the gradient of every
-task, a backward pass for each, and do not go together with gradient accumulation, fp16 or
-torch.compile (`check_combination`). Each of those is a weighted sum of the gradients, whose weights follow from their
-scalar products. All state is in buffers, so `state_dict` holds everything.
+whatever is chosen. FAMO, IMTL-G and Nash-MTL undo them, though, but for weights of 0, and so do in time what
+uncertainty and GradNorm learn.
+
+The first five need one backward pass for all tasks. The others need the gradient of every task, a backward pass for
+each, and do not go together with gradient accumulation, fp16 or torch.compile (`check_combination`). Each of those is a
+weighted sum of the gradients, whose weights follow from their scalar products. All state is in buffers, so `state_dict`
+holds everything.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class Weighting(nn.Module):
         constants: what `--weighting-options` can set, attributes of this name.
         per_task_gradients: `combine` is called, not `weights`.
         heads_too: what `combine` gives is for the parameters that one task has for itself, too.
+        undoes_weights: The step is the same whatever fixed weights the losses have (but 0).
         looks_again: `after_step` wants the losses of the same batch after the step too.
         whole_batch: `weights` must see the losses of a whole batch, not of a part.
     """
@@ -43,6 +47,7 @@ class Weighting(nn.Module):
     constants: tuple[str, ...] = ()
     per_task_gradients = False
     heads_too = False
+    undoes_weights = False
     looks_again = False
     whole_batch = False
 
@@ -163,6 +168,7 @@ class FAMO(_Learned):
     constants = ("lr", "decay")
     lr = 0.025
     decay = 1e-3
+    undoes_weights = True
     looks_again = True
     whole_batch = True
 
@@ -317,6 +323,8 @@ class IMTLG(_Balanced):
     This is the part of IMTL for the shared parameters; the one for the losses' scales, IMTL-L, is not.
     """
 
+    undoes_weights = True
+
     def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
         # Parallel gradients have many solutions, of which the pseudo-inverse gives the one that treats them alike.
         return torch.linalg.pinv(cosines, hermitian=True, rtol=1e-9).sum(dim=1) / norms
@@ -325,6 +333,8 @@ class IMTLG(_Balanced):
 class NashMTL(_Balanced):
     """The bargaining solution Gᵀ G w = 1 / w (claim 3.1 there): in x = n w it is C x = 1 / x, where
     x C x / 2 - Σ log x is least."""
+
+    undoes_weights = True
 
     def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
         cosines = cosines + 1e-9 * torch.eye(len(norms), dtype=cosines.dtype)  # opposite ones have no solution
