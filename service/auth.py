@@ -70,9 +70,8 @@ class ApiKeys:
             stamp = self._stat()
             if stamp == self._stamp:
                 return
-            self._stamp = stamp
             self._keys = self._read()
-            self._fault = ""
+            self._stamp, self._fault = stamp, ""
             log.info("%d API keys are read again", len(self._keys))
         except StartupError as error:
             if error.reason != self._fault:

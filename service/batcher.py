@@ -25,6 +25,7 @@ import numpy as np
 from service.context import current
 from service.engine import DeviceLost, Engine, OverlappingEngine, Prediction, SharingEngine
 from service.errors import (
+    ClientGone,
     DeadlineExceeded,
     EnginesLost,
     InferenceFailed,
@@ -60,7 +61,7 @@ class Result(NamedTuple):
     infer_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Item:
     canvas: UInt8
     deadline: float
@@ -182,10 +183,10 @@ class Batcher:
         return sum(done for done, _ in steps), sum(total for _, total in steps)
 
     @property
-    def provider(self) -> str | None:
-        """What runs the model, once it is ready."""
+    def provider(self) -> str:
+        """What runs the model, as far as it is loaded."""
         names = [owner.engine.provider for owner in self._owners if owner.engine is not None]
-        return ", ".join(dict.fromkeys(names)) if self.ready else None
+        return ", ".join(dict.fromkeys(names))
 
     @property
     def ready(self) -> bool:
@@ -271,6 +272,11 @@ class Batcher:
             now = time.perf_counter()
             self._gaps.extend([(now - self._busy_since) / pictures] * pictures)
             self._busy_since = now
+        except Problem as problem:
+            # The gap until the next answer begins anew, or broken pictures would make it look like a slow server's.
+            if problem.status < 500 and not isinstance(problem, ClientGone):
+                self._busy_since = time.perf_counter()
+            raise
         finally:
             self._places -= pictures
             self._bytes -= nbytes
@@ -285,7 +291,7 @@ class Batcher:
         return max(known_s / count, (known_s + time.perf_counter() - self._busy_since) / (count + 1))
 
     async def infer(self, canvas: UInt8) -> Result:
-        """Run one canvas, uint8 [H, W, 3]. Cancelled or late, it is dropped when its turn comes.
+        """Run one canvas, uint8 [H, W, 3]. Cancelled, it is dropped; late, when its turn comes.
 
         Raises:
             DeadlineExceeded: the request's deadline passed while the picture waited.
@@ -301,7 +307,20 @@ class Batcher:
                 raise _engines_lost()
             self._waiting.append(item)
             self._wake.notify_all()  # Not every engine may want it.
-        return await asyncio.wrap_future(item.future)
+        try:
+            return await asyncio.wrap_future(item.future)
+        except asyncio.CancelledError:
+            self._forget(item)
+            raise
+
+    def _forget(self, item: _Item) -> None:
+        """Take out what nobody waits for any more, with its memory, if no engine has it."""
+        with self._wake:
+            try:
+                self._waiting.remove(item)
+            except ValueError:
+                return
+        self._metrics.dropped.labels("cancelled").inc()
 
     # --- the owner threads --------------------------------------------------------------------------------------
 
@@ -429,7 +448,10 @@ class Batcher:
         """Wait for a batch, and hand out its maps."""
         try:
             with owner.calling():
-                prediction = running.collect()
+                maps = running.collect()
+            predictions = [
+                Prediction(maps.labels[k], maps.depth[k], maps.confidence[k]) for k in range(len(running.batch))
+            ]
         except Exception as error:
             self._fail(owner, running.batch, error)
             return
@@ -437,9 +459,8 @@ class Batcher:
         if owner.failures < MAX_FAILURES:  # Lost stays lost, whatever was under way.
             owner.failures = 0
         self._metrics.batch_size.observe(len(running.batch))
-        for k, item in enumerate(running.batch):
-            own = Prediction(prediction.labels[k], prediction.depth[k], prediction.confidence[k])
-            item.future.set_result(Result(own, running.start - item.since, seconds))
+        for item, prediction in zip(running.batch, predictions, strict=True):
+            item.future.set_result(Result(prediction, running.start - item.since, seconds))
 
     def _fail(self, owner: _Owner, batch: list[_Item], error: Exception) -> None:
         """Tell those who wait for a batch; called where the exception is handled."""
@@ -468,6 +489,8 @@ class Batcher:
                     owner.state = "lost"
                     self._metrics.failures.labels(owner.name).inc()
                     log.error("engine %s has been busy with one batch for %g s", owner.name, self._hang_s)
+                    if isinstance(owner.engine, SharingEngine):
+                        owner.engine.abandon()
                     self._lose(owner)
 
     def _lose(self, owner: _Owner) -> None:

@@ -215,7 +215,11 @@ async def _by_server(arguments: argparse.Namespace, query: Mapping[str, Any]) ->
         except UnicodeDecodeError:
             raise StartupError(f"there is no API key in {arguments.api_key_file}: it is not ASCII") from None
     timeout_s = 120.0 if arguments.timeout is None else arguments.timeout
-    async with AsyncClient(arguments.url, api_key=key, timeout_s=timeout_s, retries=RETRIES) as client:
+    try:
+        asking = AsyncClient(arguments.url, api_key=key, timeout_s=timeout_s, retries=RETRIES)
+    except ValueError as error:
+        raise UsageError(f"--url: {error}") from None
+    async with asking as client:
 
         async def answer(upload: bytes) -> bytes:
             return await client.download(upload, arguments.output, **query)

@@ -66,6 +66,7 @@ from service.client_errors import (
     error_of,
 )
 from service.client_result import Camera, Class, Model, Nearest, PointCloud, Prediction, prediction_of
+from service.rgb import to_rgb
 
 __all__ = [
     "AsyncClient",
@@ -145,7 +146,9 @@ def upload_of(picture: Picture) -> bytes:
         if picture.mode in ("I", "F"):  # Pillow would cut off what is above 255.
             raise ValueError(f"no range is known of a picture of mode {picture.mode}; convert it to 8 bits")
         out = io.BytesIO()
-        writable = picture if picture.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else picture.convert("RGB")
+        picture.load()  # Some modes are known only then.
+        as_it_is = picture.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+        writable = picture if as_it_is else to_rgb(picture)
         writable.save(out, "PNG", compress_level=1, exif=picture.getexif())
         return out.getvalue()
     if not hasattr(picture, "read"):
@@ -163,6 +166,10 @@ class _Requests:
         self.timeout_s = timeout_s
         self.retries = retries
         self._base = url if "://" in url else f"http://{url}"
+        try:
+            httpx.URL(self._base)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"'{url}' is not an address: {error}") from None
         self._headers = {"Accept": "*/*", "User-Agent": "segdepth-client"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -315,8 +322,9 @@ class Client(_Requests):
         retries: further attempts after 503 (or a proxy's 502), when the server says (Retry-After), and after
             connections that were refused or broke, as during a restart; 0 for none.
 
-    Every call raises a `ClientError`: NotReachable, TimedOut, NotUnderstood, or the class of `Problem` that the server
-    answered with. One that is tried again is raised where nothing is left to try, or no time.
+    A url that is none is a ValueError. Every call raises a `ClientError`: NotReachable, TimedOut, NotUnderstood, or the
+    class of `Problem` that the server answered with. One that is tried again is raised where nothing is left to try, or
+    no time.
     """
 
     def __init__(

@@ -281,8 +281,8 @@ def problem_of(document: Mapping[str, Any], retry_after_s: float | None = None) 
     type_ = str(members.pop("type", ""))
     status = int(members.pop("status"))
     kind = type_.removeprefix(TYPE_PREFIX) if type_.startswith(TYPE_PREFIX) else ""
-    # A newer server may have kinds that are not known here.
-    chosen = _BY_KIND.get(kind, Unavailable if status == 503 else Problem)
+    # A newer server may have kinds that are not known here, and a balancer answers in its own words.
+    chosen = _BY_KIND.get(kind, Unavailable if status in (502, 503) else Problem)
     problem = chosen(
         str(members.pop("detail", "")),
         status=status,

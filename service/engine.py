@@ -89,6 +89,9 @@ class SharingEngine(Engine, Protocol):
         """How many of so many waiting pictures, at least one, it should be given now: none where they are better off
         with the others. Asked before each batch, of one engine at a time."""
 
+    def abandon(self) -> None:
+        """A call of it hangs: the others have the device to themselves, whether or not that call ever ends."""
+
 
 class DeviceLost(Exception):  # noqa: N818 - what happened, as CUDA says it
     """The device does not work any more, and trying again will not help."""
@@ -159,6 +162,8 @@ def warm_up(engine: Engine, batches: Iterable[int], progress: Progress) -> int:
         check_run(engine, shape)
     progress(steps - 1, steps)
     best = _best_batch(engine)
+    if best > 1:
+        check_run(engine, (best, *engine.card.input.sizes[0]))
     progress(steps, steps)
     return best
 

@@ -40,7 +40,6 @@ class OpenVinoEngine:
     ) -> None:
         self.card = read_card(path)
         self.provider = PRECISIONS[precision]
-        self.nodes: dict[str, int] = {}
         try:
             import openvino
         except ImportError as error:
@@ -76,7 +75,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise StartupError(f"{path} is not an ONNX file that OpenVINO can run: {reason}") from None
-        self.nodes = {self.provider: len(model.get_ops())}
+        self.nodes: dict[str, int] = {self.provider: len(model.get_ops())}
         self.max_batch = max_batch
 
     def warm_up(self, progress: Progress) -> None:

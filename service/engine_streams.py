@@ -14,6 +14,7 @@ from pathlib import Path
 
 from service.card import ModelCard
 from service.engine import OnnxEngine, Prediction, Progress, SharingEngine, check_run, warm_up
+from service.errors import StartupError
 from service.images import UInt8
 
 
@@ -34,10 +35,9 @@ class Streams:
         self._all_threads = all_threads
         self._max_batch = max_batch
         self._lock = threading.Lock()
-        self._running = 0
-        # Whether the one that runs has all cores.
-        self._taken = False
-        self._loaded = 0
+        self._streams: set[_Stream] = set()
+        # Those that run, and whether with all cores.
+        self._running: dict[_Stream, bool] = {}
         self._whole: OnnxEngine | None = None
         self._single: OnnxEngine | None = None
 
@@ -52,8 +52,11 @@ class Streams:
             elif self._number > 1:
                 # Without threads of its own a session computes in those that call it, any number at a time.
                 own = self._single = self._single or self._engine(1)
-            self._loaded += 1
-        return _Stream(self, whole, own)
+            if own.card != whole.card:
+                raise StartupError("the model file was changed while it was being loaded")
+            stream = _Stream(self, whole, own)
+            self._streams.add(stream)
+        return stream
 
     def _engine(self, threads: int) -> OnnxEngine:
         return OnnxEngine(self._path, threads=threads, max_batch=self._max_batch)
@@ -61,32 +64,28 @@ class Streams:
     def share(self, waiting: int) -> tuple[int, bool]:
         """How many of the waiting pictures a free stream should take, and whether with all cores."""
         with self._lock:
-            if waiting >= self._loaded > 1:
-                return math.ceil(waiting / self._loaded), False
-            if self._taken:
+            if waiting >= len(self._streams) > 1:
+                return math.ceil(waiting / len(self._streams)), False
+            if any(self._running.values()):
                 return 0, False
             return (1, False) if self._running else (waiting, True)
 
-    def enter(self, all_cores: bool) -> bool:
+    def enter(self, stream: _Stream, all_cores: bool) -> bool:
         """Begin a batch: whether with all cores, which only the first one gets."""
         with self._lock:
-            self._running += 1
-            all_cores = all_cores and self._running == 1
-            self._taken = self._taken or all_cores
-            return all_cores
+            self._running[stream] = all_cores and not self._running
+            return self._running[stream]
 
-    def leave(self, all_cores: bool) -> None:
-        """End a batch that was begun with `all_cores` or without."""
+    def leave(self, stream: _Stream) -> None:
+        """End a batch, also one that is not waited for any more."""
         with self._lock:
-            self._running -= 1
-            if all_cores:
-                self._taken = False
+            self._running.pop(stream, None)
 
-    def close(self) -> None:
+    def close(self, stream: _Stream) -> None:
         """A stream is not needed any more; the last one takes the shared sessions with it."""
         with self._lock:
-            self._loaded -= 1
-            if not self._loaded:
+            self._streams.discard(stream)
+            if not self._streams:
                 self._whole = self._single = None
 
 
@@ -122,12 +121,16 @@ class _Stream:
         return pictures
 
     def infer(self, batch: UInt8) -> Prediction:
-        all_cores = self._streams.enter(self._all_cores)
+        all_cores = self._streams.enter(self, self._all_cores)
         try:
             return (self._whole if all_cores else self._own).infer(batch)
         finally:
-            self._streams.leave(all_cores)
+            self._streams.leave(self)
+
+    def abandon(self) -> None:
+        self._streams.leave(self)
+        self._streams.close(self)
 
     def close(self) -> None:
         del self._whole, self._own
-        self._streams.close()
+        self._streams.close(self)

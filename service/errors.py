@@ -259,7 +259,7 @@ def describe(problem: Problem) -> dict[str, Any]:
     }
 
 
-def problem_response(problem: Problem, path: str = "/") -> Response:
+def problem_response(problem: Problem, path: str) -> Response:
     """The answer for a problem: RFC 9457, or below /v2 as the Open Inference Protocol has it."""
     return _answer(path, problem.kind, describe(problem), problem.headers, problem.unread_body)
 

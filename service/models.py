@@ -132,8 +132,6 @@ class Models:
                 if failures:
                     raise failures[0]
                 await asyncio.sleep(POLL_S)
-            if pipeline.batcher.serving().card != card:
-                raise StartupError("the model file was changed while it was being loaded")
         except BaseException:
             await asyncio.to_thread(pipeline.close)
             raise
@@ -150,7 +148,11 @@ class Models:
         def loaded(load: Callable[[], Engine]) -> Engine:
             # In the engine's thread: ready is what can work on pictures, too.
             pixels.wait_ready()
-            return load()
+            engine = load()
+            if engine.card != card:
+                engine.close()
+                raise StartupError("the model file was changed while it was being loaded")
+            return engine
 
         batcher = Batcher(
             [partial(loaded, load) for load in loaders],

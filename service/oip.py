@@ -14,7 +14,6 @@ Outputs have the size of the pictures, so those of one request must have the sam
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
@@ -22,6 +21,7 @@ import math
 import struct
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -42,7 +42,7 @@ from service.errors import (
 from service.images import UInt8
 from service.outputs import JSON
 from service.pipeline import Pipeline
-from service.pixels import Fixed, Seen, decode
+from service.pixels import Fixed, Seen, decode, in_thread
 from service.routes import Service, Timeout
 from service.uploads import read_body
 from service.version import __version__
@@ -251,21 +251,19 @@ def _pixels(tensor: _Input, binary: bytes) -> UInt8:
 async def infer(service: Pipeline, body: bytes, header_length: int | None, name: str) -> tuple[bytes, int | None]:
     """Answer a request: the body, and the length of its JSON part if binary data follows it."""
     # Parsing megabytes of JSON is no work for the event loop either.
-    request, pictures = await asyncio.to_thread(parse, body, header_length)
+    request, pictures = await in_thread(partial(parse, body, header_length))
     service.require_queue_holds(len(pictures))
     with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
         decoded = await _decode(service, pictures, request.parameters.given())
         results = await together([service.batcher.infer(canvas) for canvas, _ in decoded])
-        encode_start = time.perf_counter()
-        answer = await service.pixels.run(
+        content, header_length, encode_s = await service.pixels.run(
             _render, request.wanted(), request.id, name, [seen for _, seen in decoded], results
         )
-    encode_s = (time.perf_counter() - encode_start) / len(results)
     for (_, seen), result in zip(decoded, results, strict=True):
         service.metrics.observe_stages(
-            decode=seen.decode_s, queue=result.queue_s, infer=result.infer_s, encode=encode_s
+            decode=seen.decode_s, queue=result.queue_s, infer=result.infer_s, encode=encode_s / len(results)
         )
-    return answer
+    return content, header_length
 
 
 async def _decode(service: Pipeline, pictures: list[bytes] | UInt8, given: Given) -> list[tuple[UInt8, Seen]]:
@@ -290,8 +288,9 @@ async def _decode(service: Pipeline, pictures: list[bytes] | UInt8, given: Given
 
 def _render(
     fixed: Fixed, wanted: dict[str, bool], id_: str | None, name: str, pictures: list[Seen], results: list[Result]
-) -> tuple[bytes, int | None]:
-    """unfit -> the protocol's answer. A job of `service.pixels`."""
+) -> tuple[bytes, int | None, float]:
+    """unfit -> the protocol's answer, and the seconds that it took. A job of `service.pixels`."""
+    start = time.perf_counter()
     height, width = pictures[0].box.size
     shape = [len(pictures), height, width]
     outputs: list[str] = []
@@ -328,7 +327,8 @@ def _render(
     if id_ is not None:
         content["id"] = id_
     text = f'{_json(content)[:-1]},"outputs":[{",".join(outputs)}]}}'.encode()
-    return b"".join([text, *binary]), len(text) if binary else None
+    body = b"".join([text, *binary])
+    return body, len(text) if binary else None, time.perf_counter() - start
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -365,7 +365,7 @@ async def live(request: Request) -> dict[str, bool]:
 
 
 @router.get("/health/ready", operation_id="oip_ready", responses=_errors(503))
-async def ready(request: Request, service: Service) -> dict[str, bool]:
+async def ready(request: Request) -> dict[str, bool]:
     """The model is loaded and warm."""
     request.app.state.models.require_ready()
     return {"ready": True}

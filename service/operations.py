@@ -51,11 +51,13 @@ def reload_on_sighup(models: Models) -> Iterator[None]:
         running.add(task)
         task.add_done_callback(running.discard)
 
+    before = signal.getsignal(signal.SIGHUP)
     loop.add_signal_handler(signal.SIGHUP, on_signal)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, before)  # asyncio leaves the default, by which a late one would end the process.
         for task in running:
             task.cancel()
 

@@ -59,7 +59,7 @@ class Pipeline:
             # To a process it would be sent once more.
             shown = upload if chosen.shows_picture(output) else b""
             answer, encode_s = await self.pixels.run(
-                pixels.draw, shown, output, chosen, seen, result, start, str(self.batcher.provider)
+                pixels.draw, shown, output, chosen, seen, result, start, self.batcher.provider
             )
         self.metrics.observe_stages(decode=seen.decode_s, queue=result.queue_s, infer=result.infer_s, encode=encode_s)
         return answer

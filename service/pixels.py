@@ -184,12 +184,7 @@ class Pixels:
             Problem: what the job raises; WorkerLost where the process ended in the middle of it.
         """
         where = self._in_worker if self._workers else self._here
-        inside = copy_context()  # So that what is logged has the request's id.
-        work: list[Callable[[], T]] = [partial(inside.run, where, job, args, kwargs)]
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, _only, work)
-        finally:
-            work.clear()  # The executor keeps what was cancelled until its turn, which must not keep the picture.
+        return await in_thread(partial(where, job, args, kwargs), self._threads)
 
     def _here(self, job: Callable[..., T], args: Any, kwargs: Any) -> T:
         return job(self._fixed, *args, **kwargs)
@@ -197,14 +192,13 @@ class Pixels:
     def _in_worker(self, job: Callable[..., T], args: Any, kwargs: Any) -> T:
         worker = self._idle.get()
         try:
-            if not worker.alive:  # It was killed while it had nothing to do.
-                self._replace(worker)
-            done, value = worker.ask((job, args, kwargs))
-        except (EOFError, OSError):
-            # Now, so that the next picture need not wait for it. If it fails, that one tries again.
-            with suppress(EOFError, OSError):
-                self._replace(worker)
-            raise WorkerLost("The process that worked on the picture ended. The server's log says how.") from None
+            if not worker.alive and not self._replace(worker):  # It was killed while it had nothing to do.
+                raise WorkerLost("No process could be started for the picture. The server's log says why.")
+            try:
+                done, value = worker.ask((job, args, kwargs))
+            except (EOFError, OSError):
+                self._replace(worker)  # Now, so that the next picture need not wait for it.
+                raise WorkerLost("The process that worked on the picture ended. The server's log says how.") from None
         finally:
             self._idle.put(worker)
         if not done:
@@ -217,14 +211,29 @@ class Pixels:
         worker.start()
         self._idle.put(worker)
 
-    def _replace(self, worker: _Worker) -> None:
-        self._metrics.workers_lost.inc()
-        log.error("pixel process %d ended with %d; a new one takes its place", worker.pid, worker.close())
+    def _replace(self, worker: _Worker) -> bool:
+        """Start a process in place of one that ended. If it fails, the next picture tries again."""
+        ended = worker.close()
+        if not worker.mourned:
+            worker.mourned = True
+            self._metrics.workers_lost.inc()
+            log.error("pixel process %d ended with %d; a new one takes its place", worker.pid, ended)
         try:
             worker.start()
         except (EOFError, OSError) as error:
             log.error("no new pixel process could be started: %s", error)
-            raise
+            return False
+        return True
+
+
+async def in_thread(call: Callable[[], T], threads: ThreadPoolExecutor | None = None) -> T:
+    """`call()` in one of the threads, by default asyncio's. Cancelled before its turn, it is dropped."""
+    inside = copy_context()  # So that what is logged has the request's id.
+    work: list[Callable[[], T]] = [partial(inside.run, call)]
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, _only, work)
+    finally:
+        work.clear()  # The executor keeps what was cancelled until its turn, which must not keep the picture.
 
 
 def _only(work: list[Callable[[], T]]) -> T:
@@ -242,6 +251,8 @@ class _Worker:
 
     def __init__(self, fixed: Fixed) -> None:
         self._fixed = fixed
+        self.mourned = False
+        """Its end has been counted, and no other process has been started since."""
 
     @property
     def pid(self) -> int:
@@ -267,6 +278,7 @@ class _Worker:
                 self._process = subprocess.Popen(COMMAND, stdin=theirs.fileno(), env=KEEP_MEMORY | os.environ | own)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self.mourned = False
             self._stream = ours.makefile("rwb")
         self.ask(self._fixed)
 

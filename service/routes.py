@@ -34,12 +34,13 @@ router = APIRouter()
 
 
 async def _pipeline(request: Request) -> AsyncIterator[Pipeline]:
-    """The pipeline that serves now; a reload keeps it until this request has its answer."""
+    """The pipeline that serves now; a reload keeps it until this request's answer is made."""
     with request.app.state.models.use() as pipeline:
         yield pipeline
 
 
-Service = Annotated[Pipeline, Depends(_pipeline)]
+# Not until the answer is sent: who takes it slowly, or never, would keep an old model in memory.
+Service = Annotated[Pipeline, Depends(_pipeline, scope="function")]
 
 
 async def given_of_query(
@@ -285,7 +286,7 @@ async def live(request: Request) -> Live:
 async def ready(request: Request, service: Service) -> Ready:
     """The model is loaded and warm; until then 503 with the progress."""
     request.app.state.models.require_ready()
-    return Ready(provider=str(service.batcher.provider), engines=service.batcher.serving().engines)
+    return Ready(provider=service.batcher.provider, engines=service.batcher.serving().engines)
 
 
 @router.get("/model")

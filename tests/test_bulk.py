@@ -125,6 +125,12 @@ def test_two_inputs_of_one_name_are_refused(photos: Path) -> None:
         inputs(photos / "sub", photos / "sub" / "c.png").check()
 
 
+def test_an_address_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    assert predict(tmp_path / "a.jpg", "--out", tmp_path / "out", "--url", "http://[::1") == 2
+    assert "--url: 'http://[::1' is not an address" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("path", "reason"), [("no.jpg", "there is no no.jpg"), ("no*.jpg", "nothing is named"), ("empty", "no pictures")]
 )

@@ -45,12 +45,15 @@ from service.client import (
     Unauthorized,
     Unavailable,
     UnsupportedImage,
+    upload_of,
 )
+from service.rgb import to_rgb
 
 EXAMPLES = [
     code
     for document in ("README.md", "docs/client.md")
     for code in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    if "service.client" in code
 ]
 PICTURE = encode(quadrants())
 RED = encode(np.full((20, 30, 3), (255, 0, 0), np.uint8))
@@ -124,6 +127,14 @@ def problem(kind: str, status: int, **headers: str) -> Callable[[BaseHTTPRequest
 
 def plain(status: int, body: bytes = b"hello", **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
     return lambda handler: send(handler, status, body, **headers)
+
+
+def of_the_balancer(handler: BaseHTTPRequestHandler) -> None:
+    """The 502 of deploy/compose, to an upload that was on a replica as that was killed."""
+    config = (Path(__file__).parents[1] / "deploy/compose/haproxy/haproxy.cfg").read_text()
+    found = re.search(r"""http-error status 502 content-type (\S+) string '([^']+)'""", config)
+    assert found
+    send(handler, 502, found[2].encode(), Content_Type=found[1])
 
 
 def break_off(handler: BaseHTTPRequestHandler) -> None:
@@ -263,12 +274,27 @@ def test_a_pil_image_keeps_its_orientation_and_its_focal_length(server: Server) 
     assert by_image.picture.shape == by_file.picture.shape == (64, 48, 3)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "RGBa"])
 def test_pil_images_of_every_mode_are_sent(server: Server, mode: str) -> None:
     white = np.full((48, 64), 65535, np.uint16)
     image = Image.fromarray(white) if mode == "I;16" else Image.fromarray(quadrants()).convert(mode)
     room = predict("sync", server.url, image)
     assert room.labels.shape == (48, 64) and room.labels[47, 63] == 7  # white
+
+
+@pytest.mark.parametrize("mode", ["I;16B", "RGBa", "PA"])
+def test_what_a_png_cannot_hold_is_sent_as_the_server_would_see_it(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16B":  # As Pillow reads a TIFF of 16 bits from a big-endian machine.
+        grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(">u2")
+        image = Image.frombytes("I;16B", (64, 48), grey.tobytes())
+    else:
+        image = Image.fromarray(quadrants()).convert("RGBA" if mode == "RGBa" else mode)
+        image.putalpha(Image.linear_gradient("L").resize((64, 48)))
+        image = image.convert(mode)
+    assert image.mode == mode
+    sent = Image.open(io.BytesIO(upload_of(image)))
+    assert np.array_equal(np.asarray(to_rgb(sent)), np.asarray(to_rgb(image)))
+    assert 0 < np.asarray(to_rgb(sent)).mean() < 250
 
 
 @pytest.mark.parametrize(
@@ -478,9 +504,9 @@ def test_pauses_double_and_are_spread(drawn: float, longer: float, monkeypatch: 
 @BOTH
 def test_broken_connections_and_a_proxys_502_are_tried_again(server: Server, kind: str) -> None:
     with scripted(server.url) as script:
-        script.steps = [break_off, plain(502), break_off]
-        assert predict(kind, script.url).labels.shape == (48, 64)
-    assert len(script.seen) == 4
+        script.steps = [break_off, plain(502), of_the_balancer, break_off]
+        assert predict(kind, script.url, retries=4).labels.shape == (48, 64)
+    assert len(script.seen) == 5
 
 
 @BOTH
@@ -559,6 +585,9 @@ def test_other_answers(step: Any, error: type[Exception], said: str) -> None:
 def test_an_address_that_is_none() -> None:
     with pytest.raises(NotUnderstood):
         predict("sync", "ftp://127.0.0.1")
+    for client in (Client, AsyncClient):
+        with pytest.raises(ValueError, match=r"'http://\[::1' is not an address"):
+            client("http://[::1")
 
 
 @BOTH

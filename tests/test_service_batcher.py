@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,48 @@ def test_cancelled_is_dropped() -> None:
             engine.gate.set()
             await asyncio.gather(*tasks, return_exceptions=True)
             assert [batch[:, 0, 0, 0].tolist() for batch in engine.batches] == [[0], [1, 3]]
+            assert int((await batcher.infer(canvas(9))).prediction.confidence[0, 0]) == 9
+
+    asyncio.run(test())
+
+
+def test_cancelled_ones_leave_nothing_behind_while_the_engine_is_busy() -> None:
+    async def test() -> None:
+        engine, metrics = FakeEngine(), Metrics()
+        async with running(engine, metrics=metrics) as batcher:
+            canvases = [canvas(k) for k in range(3)]
+            kept = [weakref.ref(one) for one in canvases]
+            tasks = await fill(engine, batcher, canvases)
+            del canvases
+            for task in (tasks[1], tasks[3]):
+                task.cancel()
+            await asyncio.wait([tasks[1], tasks[3]])
+            del task
+            assert batcher.serving().waiting == 1
+            assert 'segdepth_dropped_total{reason="cancelled"} 2.0' in metrics.text().decode()
+            del tasks[3], tasks[1]
+            gc.collect()
+            assert [ref() is None for ref in kept] == [True, False, True]
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+        assert 'segdepth_dropped_total{reason="cancelled"} 2.0' in metrics.text().decode()
+
+    asyncio.run(test())
+
+
+def test_too_few_maps_are_a_failure_of_the_engine() -> None:
+    class Short(FakeEngine):
+        def infer(self, batch: np.ndarray) -> Prediction:
+            return super().infer(batch) if len(batch) == 1 else super().infer(batch[1:])
+
+    async def test() -> None:
+        engine = Short()
+        async with running(engine) as batcher:
+            tasks = await fill(engine, batcher, [canvas(1), canvas(2)])
+            engine.gate.set()
+            first, *others = await asyncio.gather(*tasks, return_exceptions=True)
+            assert not isinstance(first, BaseException)
+            assert [type(other) for other in others] == [InferenceFailed] * 2
             assert int((await batcher.infer(canvas(9))).prediction.confidence[0, 0]) == 9
 
     asyncio.run(test())
@@ -218,8 +262,34 @@ def test_only_answers_are_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert batcher._seconds_each() == 0.5
                 # Nothing is answered for a while: the second answer is at least so far from the first.
                 now += 0.97
-                assert batcher._seconds_each() == pytest.approx((0.5 + 1.0) / 2)
-            assert list(batcher._gaps) == pytest.approx([0.5, 1.0])
+                # The gap is from what was refused as broken, 10 ms after the first answer.
+                assert batcher._seconds_each() == pytest.approx((0.5 + 0.99) / 2)
+            assert list(batcher._gaps) == pytest.approx([0.5, 0.99])
+
+    asyncio.run(test())
+
+
+def test_broken_pictures_do_not_make_the_server_look_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
+
+    async def test() -> None:
+        nonlocal now
+        async with running(FakeEngine()) as batcher:
+            with ExitStack() as others:
+                for _ in range(7):  # There is always something to work on.
+                    others.enter_context(batcher.place(1))
+                for _ in range(10):
+                    begin(RequestContext(deadline=now + 60.0))
+                    with batcher.place(1):
+                        now += 0.01
+                    for _ in range(20):  # A second of refusals, and then the next good one.
+                        now += 0.05
+                        with pytest.raises(BrokenImage), batcher.place(1):
+                            raise BrokenImage("x")
+                    begin(RequestContext(deadline=now + 1.0))
+                    batcher.require_place(1)
+                assert batcher._seconds_each() == pytest.approx(0.01)
 
     asyncio.run(test())
 
@@ -541,6 +611,7 @@ def test_a_lost_engine_takes_itself_out_and_the_last_one_ends_readiness() -> Non
             assert int(caught.value.headers["Retry-After"]) >= 1
             now = batcher.serving()
             assert (now.ready, now.engines) == (False, {"loading": 0, "ready": 0, "lost": 2})
+            assert batcher.provider == "FakeExecutionProvider"  # Of answers that are still on their way.
             assert 'segdepth_engine_failures_total{engine="1"} 3.0' in metrics.text().decode()
 
     asyncio.run(test())
@@ -579,6 +650,10 @@ class SharingFake(FakeEngine):
     def __init__(self, share: Callable[[int], int]) -> None:
         super().__init__()
         self.share = share
+        self.abandoned = 0
+
+    def abandon(self) -> None:
+        self.abandoned += 1
 
 
 def test_engines_that_share_a_device_are_asked_how_many_they_want() -> None:
@@ -604,6 +679,27 @@ def test_engines_that_share_a_device_are_asked_how_many_they_want() -> None:
         text = metrics.text().decode()
         for reason, batches in (("full", 2), ("shared", 1), ("empty", 2)):
             assert f'segdepth_batches_total{{engine="0",released="{reason}"}} {batches}.0' in text
+
+    asyncio.run(test())
+
+
+def test_an_engine_that_hangs_leaves_the_device_to_the_others() -> None:
+    hanging = SharingFake(lambda waiting: 1)
+    good = SharingFake(lambda waiting: waiting if hanging.abandoned else 0)
+
+    async def test() -> None:
+        loaders: list[Callable[[], Any]] = [lambda: hanging, lambda: good]
+        batcher = Batcher(loaders, print, Metrics(), max_batch=1, queue_size=8, queue_bytes=1 << 20, hang_s=0.3)
+        batcher.start()
+        await until(lambda: batcher.ready)
+        hanging.gate.clear()
+        first = asyncio.create_task(batcher.infer(canvas(1)))
+        await until(lambda: hanging.batches)
+        assert int((await batcher.infer(canvas(2))).prediction.confidence[0, 0]) == 2
+        assert hanging.abandoned == 1 and not good.abandoned
+        hanging.gate.set()
+        await first
+        await asyncio.to_thread(batcher.close)
 
     asyncio.run(test())
 

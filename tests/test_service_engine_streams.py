@@ -142,6 +142,44 @@ def test_one_that_is_left_has_all_cores(recorded: type[Recorded], tiny_model: Pa
     assert recorded.runs == [2, 2]
 
 
+def test_one_that_hangs_leaves_the_cores_to_the_others(recorded: type[Recorded], tiny_model: Path) -> None:
+    first, second = load(tiny_model)
+    assert first.share(1) == 1
+    recorded.gate.clear()
+    hanging = start(first)
+    wait_for(lambda: len(recorded.runs) == 1)
+    assert second.share(1) == 0
+    first.abandon()
+    assert [second.share(waiting) for waiting in (1, 5)] == [1, 5]
+    recorded.gate.set()
+    hanging.join(20)
+    first.close()
+    # What was given back already is not given back again.
+    assert second.share(1) == 1
+    recorded.gate.clear()
+    running = start(second)
+    wait_for(lambda: len(recorded.runs) == 2)
+    assert second.share(1) == 0
+    recorded.gate.set()
+    running.join(20)
+    assert recorded.runs == [2, 2]
+
+
+def test_streams_of_two_files_are_refused(
+    recorded: type[Recorded], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Recorded.__init__
+
+    def other(self: Recorded, path: Path, **options: int) -> None:
+        made(self, path, **options)
+        if len(self.made) == 3:  # The file was changed after two.
+            self.card = self.card.model_copy(update={"version": "other"})
+
+    monkeypatch.setattr(Recorded, "__init__", other)
+    with pytest.raises(StartupError, match="changed while it was being loaded"):
+        load(tiny_model, 2, threads=2)
+
+
 def test_a_failure_leaves_no_trace(recorded: type[Recorded], tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = load(tiny_model)
     with monkeypatch.context() as patch:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
+import re
 import struct
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -20,6 +24,7 @@ from service_onnx import card
 from service_process import Server
 from tritonclient.utils import InferenceServerException
 
+from service import oip
 from service.card import ModelCard
 from service.oip import parse
 
@@ -312,6 +317,55 @@ def test_each_picture_is_measured() -> None:
         text = (await client.get("/metrics")).text
         for stage in ("decode", "queue", "infer", "encode"):
             assert f'segdepth_stage_seconds_count{{stage="{stage}"}} 3.0' in text
+
+    call(test)
+
+
+def test_encode_is_the_work_and_not_the_wait_for_a_thread() -> None:
+    app = fake_app()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        pixels = app.state.models.current.pixels
+        run = pixels.run
+
+        async def late(job: Any, *args: Any) -> Any:
+            if job is oip._render:
+                await asyncio.sleep(0.3)
+            return await run(job, *args)
+
+        pixels.run = late
+        assert (await client.post(INFER, json=files_request(PICTURE))).status_code == 200
+        text = (await client.get("/metrics")).text
+        seconds = re.findall(r'segdepth_stage_seconds_sum{stage="encode"} (\S+)', text)
+        assert 0 < float(seconds[0]) < 0.3
+
+    call(test, app)
+
+
+def test_a_body_that_nobody_waits_for_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, gone = threading.Event(), []
+
+    class Body(bytes):
+        def __del__(self) -> None:
+            gone.append(True)
+
+    async def read(request: Any, most: int) -> bytes:
+        return Body(json.dumps(files_request(PICTURE)).encode())
+
+    monkeypatch.setattr(oip, "read_body", read)
+
+    async def test(client: httpx.AsyncClient) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        blocked = loop.run_in_executor(None, free.wait, 20)
+        late = await client.post(INFER, content=b"{}", headers={"x-request-timeout-ms": "30"})
+        check_error(late, 504)
+        async with asyncio.timeout(5):
+            while not gone:
+                gc.collect()
+                await asyncio.sleep(0.01)
+        free.set()
+        await blocked
 
     call(test)
 

@@ -192,6 +192,25 @@ def test_api_keys_are_read_again(
     assert keys.name_of(b"gamma") is None
 
 
+def test_api_keys_that_could_not_be_read_once_are_read_later(
+    keys_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.auth.LOOK_AGAIN_S", 0.0)
+    keys = ApiKeys(keys_file)
+    keys_file.write_text(f"{sum_of('gamma')} carol\n")
+    with monkeypatch.context() as patch:
+
+        def denied(*args: Any, **options: Any) -> str:
+            raise PermissionError(13, "Permission denied")
+
+        patch.setattr(Path, "read_text", denied)
+        for _ in range(2):
+            assert keys.name_of(b"alpha") == "alice"
+    # With `chmod` the file has neither another time nor another size.
+    assert (keys.name_of(b"alpha"), keys.name_of(b"gamma")) == (None, "carol")
+    assert caplog.text.count("Permission denied") == 1
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(None, "No such file"), ("", "no API key"), ("# one\n", "no API key"), ("mysecret\n", "line 1 is not")],
@@ -333,6 +352,41 @@ def test_a_slow_upload_keeps_its_model(keys_file: Path) -> None:
     call(test, app)
 
 
+def test_a_slow_reader_does_not_keep_the_old_model(keys_file: Path) -> None:
+    source = Source()
+    app = create_app(Settings(api_keys_file=keys_file), source)
+
+    async def test(client: httpx.AsyncClient) -> None:
+        begun, taken = asyncio.Event(), asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                begun.set()
+                await taken.wait()
+
+        async def receive() -> Any:
+            if not body:
+                await taken.wait()
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": body.pop(), "more_body": False}
+
+        body = [PICTURE]
+        headers = [(name.lower().encode(), value.encode()) for name, value in KEY.items()]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b""}
+        scope |= {"headers": headers, "http_version": "1.1", "scheme": "http", "server": ("test", 80), "root_path": ""}
+        reader = asyncio.create_task(app(scope | {"client": ("test", 1)}, receive, send))
+        await begun.wait()
+        source.version = "2"
+        assert (await client.post("/model/reload", headers=KEY)).status_code == 200
+        async with asyncio.timeout(10):
+            while not source.engines[0].closed:
+                await asyncio.sleep(0.005)
+        taken.set()
+        await reader
+
+    call(test, app)
+
+
 def test_a_failed_reload_keeps_the_old_model(keys_file: Path) -> None:
     source = Source()
 
@@ -343,6 +397,10 @@ def test_a_failed_reload_keeps_the_old_model(keys_file: Path) -> None:
         source.error = None
 
         class Failing(FakeEngine):
+            def __init__(self) -> None:
+                super().__init__()
+                self.card = source.engines[0].card
+
             def warm_up(self, progress: Any) -> None:
                 raise StartupError("the model gives class 7")
 
@@ -350,9 +408,13 @@ def test_a_failed_reload_keeps_the_old_model(keys_file: Path) -> None:
         response = await client.post("/model/reload", headers=KEY)
         assert "the model gives class 7" in check_problem(response, 409)["detail"]
 
-        app.state.models._source = lambda: (source.engines[0].card, [FakeEngine])  # Its card has another version.
-        response = await client.post("/model/reload", headers=KEY)
-        assert "changed while" in check_problem(response, 409)["detail"]
+        # Its card has another version, be it the first of two or the second.
+        card, right = source.engines[0].card, Source()
+        right.version = source.version
+        for loaders in ([FakeEngine], [right()[1][0], FakeEngine]):
+            app.state.models._source = lambda loaders=loaders: (card, loaders)
+            response = await client.post("/model/reload", headers=KEY)
+            assert "changed while" in check_problem(response, 409)["detail"]
 
         def bug() -> Any:
             raise RuntimeError("secret insides")
@@ -362,7 +424,7 @@ def test_a_failed_reload_keeps_the_old_model(keys_file: Path) -> None:
         assert "secret" not in check_problem(response, 409)["detail"]
 
         assert (await client.post("/predict", content=PICTURE, headers=KEY)).json()["model"]["version"] == "1"
-        assert 'segdepth_reloads_total{result="failed"} 4.0' in (await client.get("/metrics")).text
+        assert 'segdepth_reloads_total{result="failed"} 5.0' in (await client.get("/metrics")).text
 
     app = create_app(Settings(api_keys_file=keys_file), source)
     call(test, app)

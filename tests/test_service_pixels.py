@@ -186,6 +186,12 @@ def test_what_a_process_raises_and_how_its_death_is_survived(
             with pytest.raises(WorkerLost):
                 await pool.run(jobs.pid)
             assert "no new pixel process could be started: [Errno 2]" in caplog.text
+            # A death is one, however often no other process can take its place.
+            dead, tried = lost(metrics), caplog.text.count("[Errno 2]")
+            for _ in range(3):
+                with pytest.raises(WorkerLost, match="No process could be started"):
+                    await pool.run(jobs.pid)
+            assert lost(metrics) == dead and caplog.text.count("[Errno 2]") == tried + 3
         assert await pool.run(jobs.pid) != third
 
     with_pool(test)

@@ -72,7 +72,7 @@ def nearest(values: NDArray[Pixel], box: Box, size: tuple[int, int], outside: fl
     height, width = values.shape[:2]
     rows = np.floor(box.top + (np.arange(size[0]) + 0.5) * (box.bottom - box.top) / size[0]).astype(np.int64)
     columns = np.floor(box.left + (np.arange(size[1]) + 0.5) * (box.right - box.left) / size[1]).astype(np.int64)
-    found = values[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
+    found: NDArray[Pixel] = values[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
     found[(rows < 0) | (rows >= height)] = outside
     found[:, (columns < 0) | (columns >= width)] = outside
     return found

@@ -74,7 +74,7 @@ class Weighting(nn.Module):
 class _Learned(Weighting):
     """A weighting with a number per task that Adam moves at a constant learning rate."""
 
-    constants = ("lr",)
+    constants: tuple[str, ...] = ("lr",)
     lr: float
     value: Tensor
     first: Tensor
@@ -327,7 +327,8 @@ class IMTLG(_Balanced):
 
     def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
         # Parallel gradients have many solutions, of which the pseudo-inverse gives the one that treats them alike.
-        return torch.linalg.pinv(cosines, hermitian=True, rtol=1e-9).sum(dim=1) / norms
+        inverse: Tensor = torch.linalg.pinv(cosines, hermitian=True, rtol=1e-9)
+        return inverse.sum(dim=1) / norms
 
 
 class NashMTL(_Balanced):
@@ -356,8 +357,8 @@ class AlignedMTL(_Balanced):
     def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(cosines * norms.outer(norms))
         kept = values > 1e-12 * values[-1]
-        vectors = vectors[:, kept]
-        return vectors @ (vectors.sum(dim=0) / values[kept].sqrt())
+        of_kept: Tensor = vectors[:, kept]
+        return of_kept @ (of_kept.sum(dim=0) / values[kept].sqrt())
 
 
 def minimise_on_simplex(objective: Callable[[Tensor], Tensor], size: int, rounds: int = 20) -> Tensor:
