@@ -33,6 +33,9 @@ from service.auth import OPEN, ApiKeys
 from service.card import ModelCard
 from service.errors import StartupError
 from service.logs import JsonFormatter, TextFormatter
+from service.metrics import Metrics
+from service.models import Models
+from service.operations import reload_on_sighup
 from service.settings import Settings
 
 PICTURE = encode(quadrants())
@@ -470,6 +473,20 @@ def test_a_reload_brings_lost_engines_back(keys_file: Path) -> None:
 
 
 # --- a real process: signals, JSON logs
+
+
+def test_sighup_afterwards_does_what_it_did_before() -> None:
+    async def run() -> None:
+        models = Models(Settings(), Source(), Metrics(), print)
+        with reload_on_sighup(models):
+            assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # As the command line has it.
+    try:
+        asyncio.run(run())
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_sighup_reloads_and_json_logs(tmp_path: Path) -> None:
