@@ -285,6 +285,10 @@ class CAGrad(Weighting):
         return tasks * (mean + (radius / length * w if length > 1e-12 else torch.zeros_like(w)))
 
 
+ROUNDING = 1e-6
+"""Scalar products of gradients in fp32 are no more exact; what is smaller, beside the largest, is nothing."""
+
+
 class _Balanced(Weighting):
     """Weights in a proportion that follows from the gradients' lengths n_t and their cosines C alone.
 
@@ -327,7 +331,7 @@ class IMTLG(_Balanced):
 
     def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
         # Parallel gradients have many solutions, of which the pseudo-inverse gives the one that treats them alike.
-        inverse: Tensor = torch.linalg.pinv(cosines, hermitian=True, rtol=1e-9)
+        inverse: Tensor = torch.linalg.pinv(cosines, hermitian=True, rtol=ROUNDING)
         return inverse.sum(dim=1) / norms
 
 
@@ -356,9 +360,9 @@ class AlignedMTL(_Balanced):
 
     def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(cosines * norms.outer(norms))
-        kept = values > 1e-12 * values[-1]
-        of_kept: Tensor = vectors[:, kept]
-        return of_kept @ (of_kept.sum(dim=0) / values[kept].sqrt())
+        kept = values > ROUNDING * values[-1]
+        found: Tensor = vectors[:, kept] @ (vectors[:, kept].sum(dim=0) / values[kept].sqrt())
+        return found
 
 
 def minimise_on_simplex(objective: Callable[[Tensor], Tensor], size: int, rounds: int = 20) -> Tensor:
