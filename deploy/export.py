@@ -324,7 +324,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         if found.get("augmentation"):
             raise ExportError(f"{path}: measured with test-time augmentation, which the service does not do")
         return {key: found[key] for key in ("data", "split", "protocol", "values")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{path}: not what evaluate.py --json writes ({error!r})") from None
 
 
@@ -458,8 +458,12 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     args.sizes = args.sizes or common_sizes(parts)
     if args.out.is_dir():
         raise ExportError(f"--out {args.out} is a folder")
+    temporary = args.out.with_name(f".{args.out.name}.partial")
+    full = args.out.with_name(f".{args.out.name}.fp32")
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
     except OSError as error:
         raise ExportError(f"--out {args.out}: {error.strerror}") from None
     quantization = Quantization(parts[0], args) if args.precision == "int8" else None
@@ -469,8 +473,6 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
     traced = "fp32" if quantization else args.precision
     card = make_card(parts, count_parameters(network), args.sizes, traced, evaluations, args)
-    temporary = args.out.with_name(f".{args.out.name}.partial")
-    full = args.out.with_name(f".{args.out.name}.fp32")
     try:
         onnx.save(proto, temporary)
         card["agreement"] = compare(reference, temporary, args.sizes, args.pictures, traced)
@@ -572,7 +574,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         card = export(args)
-    except (CheckpointError, ExportError, DataError, QuantizationError) as error:
+    except (CheckpointError, ExportError, DataError, QuantizationError, OSError) as error:
         sys.exit(f"export: {error}")
     agreement = card["agreement"]
     if args.precision == "int8":

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -24,7 +26,7 @@ from pyarrow import fs
 
 from service import logs
 from service.app import onnx_source
-from service.bulk import checked_query, options_of, suffix_of
+from service.bulk import checked_query, for_many, options_of, suffix_of
 from service.bulk_inputs import PICTURES, UsageError
 from service.errors import EnginesLost, Problem, StartupError
 from service.metrics import Metrics
@@ -49,6 +51,7 @@ class Folder:
         except (ValueError, OSError) as error:
             raise StartupError(f"cannot use {place}: {error}") from None
         self._path = PurePosixPath(path)
+        self._is_local = self._files.type_name == "local"
 
     def holds(self, other: Folder) -> bool:
         """Whether `other` is this one, or lies inside it."""
@@ -56,11 +59,21 @@ class Folder:
 
     def names(self) -> Iterable[str]:
         """The paths of its files, from it on, that are not hidden. Of a folder that does not exist, none."""
+        for path in self._local_files() if self._is_local else self._bucket_files():
+            name = PurePosixPath(path).relative_to(self._path)
+            if not any(part.startswith(".") for part in name.parts):
+                yield str(name)
+
+    def _local_files(self) -> Iterator[str]:
+        """Not in linked folders, as `segdepth predict` has it: a link may lead upwards."""
+        for folder, _, names in os.walk(self._path):
+            yield from (path for name in names if os.path.isfile(path := os.path.join(folder, name)))
+
+    def _bucket_files(self) -> Iterator[str]:
         selector = fs.FileSelector(str(self._path), recursive=True, allow_not_found=True)
         for info in self._files.get_file_info(selector):
-            name = PurePosixPath(info.path).relative_to(self._path)
-            if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.parts):
-                yield str(name)
+            if info.type == fs.FileType.File:
+                yield info.path
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """A whole file. Raises OSError, also where it has more than `max_bytes`."""
@@ -74,13 +87,12 @@ class Folder:
         """The file is there as a whole or not at all, whenever the process is killed. Raises OSError."""
         path = self._path / name
         # An object of a bucket is only there when it is complete. Elsewhere it is by renaming.
-        local = self._files.type_name == "local"
-        written = path.with_name(f".{path.name}.part") if local else path
-        if local:
+        written = path.with_name(f".{path.name}.part") if self._is_local else path
+        if self._is_local:
             self._files.create_dir(str(path.parent))
         with self._files.open_output_stream(str(written)) as stream:
             stream.write(data)
-        if local:
+        if self._is_local:
             self._files.move(str(written), str(path))
 
 
@@ -144,7 +156,12 @@ class Predict:
             raise
         except Problem as problem:
             return str(problem)
-        await asyncio.to_thread(self._target.write, answer_name(name, self._output), answer.body)
+        try:
+            await asyncio.to_thread(self._target.write, answer_name(name, self._output), answer.body)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise  # It would be so with all the others.
+            return str(error)
         return ""
 
 
@@ -182,7 +199,7 @@ def run(
     cores = settings.threads or 1
     batch = 2 * settings.max_batch
     # What is under way is bounded by the batches; a picture must not be refused besides.
-    settings = settings.model_copy(
+    settings = for_many(settings).model_copy(
         update={"threads": cores, "pixel_workers": 0, "queue_size": IN_FLIGHT * batch, "queue_bytes": sys.maxsize}
     )
     answered = ray.data.from_items([{"name": name} for name in todo], override_num_blocks=-(-len(todo) // batch))

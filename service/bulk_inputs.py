@@ -204,12 +204,17 @@ class Inputs:
 
     # --- videos
 
+    def _open(self, found: _Found) -> Any:
+        assert self._av
+        # Titles and such are not used, and need not be what they claim to be.
+        return self._av.open(str(found.source), metadata_errors="replace")
+
     def _count(self, found: _Found) -> int | None:
         if not found.is_video:
             return 1
         assert self._av
         try:
-            with self._av.open(str(found.source)) as container:
+            with self._open(found) as container:
                 return -(-container.streams.video[0].frames // self._every) or None
         except (self._av.FFmpegError, IndexError):
             return 1  # It will be a failure.
@@ -217,13 +222,14 @@ class Inputs:
     def _frames(self, found: _Found) -> Iterator[Job | Failure]:
         assert self._av
         try:
-            with self._av.open(str(found.source)) as container:
+            with self._open(found) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 for number, frame in enumerate(container.decode(stream)):
                     if number % self._every == 0:
                         target = self._named(found.target / f"{number:06}")
-                        yield Job(f"{found.source}, frame {number}", target, partial(_frame_file, frame))
+                        read = partial(_frame_file, frame, self._max_bytes)
+                        yield Job(f"{found.source}, frame {number}", target, read)
         except IndexError:
             yield Failure(str(found.source), "it has no pictures")
         except (OSError, ValueError, self._av.FFmpegError) as error:
@@ -244,10 +250,15 @@ def _decoder() -> ModuleType | None:
         return None
 
 
-def _frame_file(frame: Any) -> bytes:
-    """A frame as a BMP, which loses nothing and takes no time. It is turned as the video's display matrix says."""
+def _frame_file(frame: Any, max_bytes: int) -> bytes:
+    """A frame as a BMP, which takes no time, or as a PNG where that would be too large a file. Neither loses anything.
+    It is turned as the video's display matrix says."""
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
     upright = np.rot90(pixels, round(frame.rotation / 90) % 4)
     out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(upright)).save(out, "BMP")
+    picture = Image.fromarray(np.ascontiguousarray(upright))
+    picture.save(out, "BMP")
+    if out.tell() > max_bytes:
+        out = io.BytesIO()
+        picture.save(out, "PNG", compress_level=1)
     return out.getvalue()

@@ -194,6 +194,32 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     assert np.abs(frame[8, 8].astype(int) - (0, 0, 255)).max() < 40
 
 
+def test_titles_of_videos_may_be_in_any_encoding(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Salon bleu"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(quadrants(), format="rgb24")))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    assert data.count(b"Salon bleu") == 1
+    path.write_bytes(data.replace(b"Salon bleu", b"Salon bl\xe9u"))
+    found = inputs(tmp_path, max_bytes=10**6)
+    assert found.check() == 1
+    (job,) = found
+    assert isinstance(job, Job) and opened(job.read()).size == (64, 48)
+
+
+def test_frames_that_are_too_large_are_packed(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", frames=1)
+    (plain,), (packed,) = inputs(tmp_path, max_bytes=10**6), inputs(tmp_path, max_bytes=9000)
+    assert isinstance(plain, Job) and isinstance(packed, Job)
+    assert len(plain.read()) > 9000 > len(packed.read())
+    assert np.array_equal(np.asarray(opened(plain.read())), np.asarray(opened(packed.read())))
+
+
 def test_a_broken_video_is_a_failure(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     (tmp_path / "clip.mp4").write_bytes(b"hello" * 100)

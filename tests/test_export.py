@@ -394,9 +394,11 @@ def test_what_the_card_and_the_comparison_want_is_looked_for_first(
     monkeypatch.setattr(exporter, "to_onnx", lambda module: pytest.fail("it was traced"))
     (tmp_path / "empty.json").touch()
     (tmp_path / "other.json").write_text('{"data": "boxes"}')
+    (tmp_path / "list.json").write_text("[1]")
     for option, value, reason in [
         ("--evaluation", "none.json", r"none.json: not what evaluate.py --json writes .FileNotFoundError"),
         ("--evaluation", "empty.json", r"empty.json: not what evaluate.py --json writes .JSONDecodeError"),
+        ("--evaluation", "list.json", r"list.json: not what evaluate.py --json writes .AttributeError"),
         ("--evaluation", "other.json", r"other.json: not what evaluate.py --json writes .KeyError.'split'"),
         ("--pictures", "nowhere", r"nowhere: no .jpg or .png picture to compare on"),
     ]:
@@ -438,6 +440,7 @@ def test_what_cannot_be_written_or_read_is_one_line(trained: Path, tmp_path: Pat
     for more, message in [
         (["--out", str(tmp_path)], "is a folder"),
         (["--out", str(tmp_path / "file" / "m.onnx")], "File exists|Not a directory"),
+        (["--out", "/proc/m.onnx"], "--out /proc/m.onnx: "),
         (["--out", str(tmp_path / "m.onnx"), "--pictures", str(tmp_path / "pictures")], "a.jpg: cannot be read: not a"),
     ]:
         with pytest.raises(SystemExit, match=message) as refused:

@@ -16,8 +16,8 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from PIL import ExifTags, Image, ImageOps
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from service_client import encode, opened, quadrants
 from service_onnx import write_model
 from service_process import Server, start
@@ -317,6 +317,42 @@ def test_a_camera_that_is_asked_for_twice_is_stopped_once(page: Page, server: Se
     assert page.evaluate(TRACKS) == ["ended", "ended"]
 
 
+def test_a_camera_that_goes_away_is_said(page: Page, server: Server) -> None:
+    enter(page, server)
+    page.evaluate(STREAMS)
+    page.click("#camera")
+    expect(page.locator("#rate")).to_contain_text("frames per second")
+    page.evaluate(
+        """() => {
+            const [track] = window.streams[0].getVideoTracks();
+            track.stop();
+            track.dispatchEvent(new Event("ended"));  // As the browser does when it is unplugged.
+        }"""
+    )
+    expect(page.locator("#problem")).to_contain_text("The camera is gone.")
+    expect(page.locator("#camera")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#live")).to_be_hidden()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(500)
+    assert not asked
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_as_upright_as_their_maps(page: Page, server: Server, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    out = io.BytesIO()
+    Image.fromarray(quadrants()).save(out, "WEBP", lossless=True, exif=exif)
+    upload(page, server, {"name": "turned.webp", "mimeType": "image/webp", "buffer": out.getvalue()})
+    seen = np.asarray(ImageOps.exif_transpose(opened(out.getvalue())).convert("RGB"))
+    height, width = seen.shape[:2]
+    choose_view(page, "side")
+    corners = [(8, 8), (width - 8, 8), (8, height - 8), (width - 8, height - 8)]
+    photo = canvas_colors(page, "", *corners)
+    assert [color[:3] for color in photo] == [seen[y, x].tolist() for x, y in corners]
+
+
 def test_a_photo_that_is_chosen_before_the_camera_is_allowed(page: Page, server: Server) -> None:
     enter(page, server)
     page.evaluate(STREAMS)
@@ -407,18 +443,20 @@ def test_points_are_drawn_and_turn(page: Page, server: Server) -> None:
     assert np.array_equal(look(), before)
 
 
-def synthetic() -> tuple[bytes, str]:
-    """An answer of 40 x 30 pixels: 2 m away, but 3 m in the right half; one pixel without depth."""
+def synthetic(valid: bool = True) -> tuple[bytes, str]:
+    """An answer of 40 x 30 pixels: 2 m away, but 3 m in the right half; one pixel without depth, or all of them."""
     depth = np.full((30, 40), 2000, np.uint16)
     depth[:, 20:] = 3000
     depth[0, 0] = 0
+    if not valid:
+        depth[:] = 0
     labels = Image.fromarray(np.zeros((30, 40), np.uint8))
     labels.putpalette([9, 9, 9])
     info = {"id": 0, "name": "<b>wall</b>", "color": [9, 9, 9], "fraction": 1.0, "median_depth_m": 2.0}
     timing = dict.fromkeys(("decode", "queue", "infer", "encode", "total"), 1.0)
     metadata = {
         **{"width": 40, "height": 30, "timing_ms": timing, "segmentation": {"classes": [info]}},
-        "depth": {"min_m": 2.0, "max_m": 3.0},
+        "depth": {"min_m": 2.0, "max_m": 3.0} if valid else {"min_m": None, "max_m": None},
         "camera": {"fx": 20.0, "fy": 25.0, "cx": 19.5, "cy": 14.5, "hfov_deg": 90.0, "source": "exif"},
         "model": {"name": "m", "version": "1", "network": "n", "backbone": "b", "provider": "p"},
     }
@@ -466,6 +504,47 @@ def test_the_field_of_view_is_asked_for(page: Page, server: Server) -> None:
         page.mouse.click(*point(page, "classes", x, 5))
     expect(page.locator("#distance")).to_have_text("0.51 m apart")
     expect(page.locator("#curl")).to_contain_text("output=overlay&hfov=90")
+
+
+def test_a_field_of_view_that_was_not_answered_is_not_shown(page: Page, server: Server) -> None:
+    upload(page, server)
+    before = page.locator("#hfov-value").inner_text()
+    page.route("**/predict?*hfov=110", lambda route: route.fulfill(status=500))
+    page.locator("#hfov").fill("110")
+    expect(page.locator("#problem")).to_contain_text("Error 500")
+    expect(page.locator("#hfov-value")).to_have_text(before)
+    expect(page.locator("#status")).to_contain_text("room.png: 4 classes")
+    assert f"{float(page.locator('#hfov').input_value()):.0f}° wide" == before
+
+
+def test_an_example_that_cannot_be_loaded_is_said(page: Page, server: Server) -> None:
+    page.route("**/page/examples/*.jpg", lambda route: route.fulfill(status=404))
+    page.goto(server.url)
+    expect(page.locator("#problem")).to_contain_text("The example cannot be loaded.")
+    expect(page.locator("#status")).to_have_text("")
+
+
+def test_a_picture_without_depth_has_no_points(page: Page, server: Server) -> None:
+    answers = [synthetic(), synthetic(valid=False)]
+
+    def answer(route: Route) -> None:
+        body, media_type = answers.pop(0)
+        route.fulfill(body=body, content_type=media_type)
+
+    page.route("**/predict?*", answer)
+    enter(page, server)
+    choose_view(page, "cloud")
+
+    def coloured() -> int:
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        url = page.evaluate("document.querySelector('#cloud').toDataURL()")
+        return int((np.array(opened(base64.b64decode(url.partition(",")[2])).convert("RGBA"))[..., 3] > 0).sum())
+
+    page.locator("#cloud").scroll_into_view_if_needed()
+    assert coloured() > 1000
+    page.set_input_files("#file", ROOM)
+    expect(page.locator("#status")).to_contain_text("room.png: 1 classes (<b>wall</b> 100 % …), no depth")
+    assert coloured() == 0
 
 
 def test_the_field_of_view_is_that_of_the_photo_under_way(page: Page, server: Server, tmp_path: Path) -> None:
@@ -643,6 +722,30 @@ def test_a_key_is_asked_for_and_kept_by_the_page_alone(context: BrowserContext, 
     expect(key).to_be_focused()
 
 
+def test_the_cameras_answers_have_the_models_range(context: BrowserContext, locked: Server) -> None:
+    page = context.new_page()
+    page.goto(locked.url)
+    expect(page.get_by_label("API key")).to_be_focused()
+    page.click("#camera")
+    expect(page.locator("#problem")).to_contain_text("API key")
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.locator("#rate")).to_contain_text("frames per second")
+    choose_view(page, "depth")
+    page.select_option("#range", "model")
+    expect(page.locator(".ticks")).to_have_attribute("aria-label", re.compile("0.00 m to 4.00 m"))
+    page.click("#keep")
+
+
+def test_the_card_is_that_of_the_model_that_answers(page: Page, server: Server) -> None:
+    upload(page, server)
+    with page.expect_request("**/model"):
+        page.route("**/predict?*", lambda route: route.fulfill(body=body, content_type=media_type))
+        body, media_type = synthetic()  # By another one.
+        page.set_input_files("#file", {**ROOM, "name": "other.png"})
+        expect(page.locator("#status")).to_contain_text("other.png: ")
+
+
 def test_a_key_that_is_no_longer_good_is_asked_for_again(context: BrowserContext, locked: Server) -> None:
     page = context.new_page()
     page.goto(locked.url)
@@ -658,6 +761,27 @@ def test_a_key_that_is_no_longer_good_is_asked_for_again(context: BrowserContext
 
 
 # --- for everyone
+
+
+def test_the_pointer_does_not_make_it_talk(page: Page, server: Server) -> None:
+    upload(page, server)
+    output = page.locator("#readout output")
+    session = page.context.new_cdp_session(page)
+
+    def live() -> str:
+        node = session.send("DOM.getDocument")["root"]["nodeId"]
+        node = session.send("DOM.querySelector", {"nodeId": node, "selector": "#readout output"})["nodeId"]
+        found = session.send("Accessibility.getPartialAXTree", {"nodeId": node, "fetchRelatives": False})["nodes"][0]
+        return next((p["value"]["value"] for p in found["properties"] if p["name"] == "live"), "off")
+
+    page.mouse.move(*point(page, "classes", 5, 5))
+    expect(output).to_contain_text("m away")
+    assert live() == "off"
+    page.locator("[name=view]:checked").focus()
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    page.keyboard.press("ArrowLeft")
+    assert live() == "polite"
 
 
 def test_the_keyboard_is_enough(page: Page, server: Server) -> None:

@@ -50,6 +50,7 @@ if importlib.util.find_spec("ray") is None:
 with warnings.catch_warnings():
     # Ray's modules warn of themselves while they are imported.
     warnings.simplefilter("ignore")
+    from deploy import ray_batch
     from deploy.ray_batch import Folder, Predict, main, missing
     from deploy.ray_serve import build
 
@@ -338,6 +339,48 @@ def test_predict_in_this_process(tiny_model: Path, tmp_path: Path) -> None:
     assert len(files(target)) == 5
 
 
+def test_an_answer_whose_name_is_too_long_stops_no_other(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    names = ["x" * 250 + ".jpg", "a.jpg"]
+    for name in names:
+        (tmp_path / "photos" / name).write_bytes(PICTURE)
+    settings = Settings(model=tiny_model, log_level="error")
+    with configured_logs():
+        predict = Predict(settings, str(tmp_path / "photos"), str(tmp_path / "masks"), "mask", Options())
+        long, short = predict({"name": np.array(names)})["problem"]
+        assert "too long" in long and short == ""
+        assert list(files(tmp_path / "masks")) == ["a.mask.png"]
+
+        def full(*args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Folder, "write", full)
+        with pytest.raises(OSError, match="No space"):  # So it would be with all of them.
+            predict({"name": np.array(["a.jpg"])})
+
+
+@pytest.mark.parametrize(("given", "at_once"), [({}, 1), ({"max_batch": 4}, 4)])
+def test_answers_do_not_depend_on_their_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], at_once: int
+) -> None:
+    handed: list[Settings] = []
+
+    class Data:
+        def map_batches(self, *_: Any, fn_constructor_args: tuple[Any, ...], **__: Any) -> Data:
+            handed.append(fn_constructor_args[0])
+            return self
+
+        def iter_rows(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(ray_batch.ray.data, "from_items", lambda *_, **__: Data())
+    source = photos(tmp_path / "photos", 2)
+    assert ray_batch.run(str(source), str(tmp_path / "out"), "mask", Options(), Settings(**given), 1) == {}
+    assert [settings.max_batch for settings in handed] == [at_once]
+
+
 def test_an_actor_without_a_model_says_why(tmp_path: Path) -> None:
     with configured_logs(), pytest.raises(RuntimeError, match="no model file"):
         Predict(Settings(model=tmp_path / "missing.onnx"), str(tmp_path), str(tmp_path), "mask", Options())
@@ -345,6 +388,10 @@ def test_an_actor_without_a_model_says_why(tmp_path: Path) -> None:
 
 def test_what_is_missing(tmp_path: Path) -> None:
     source, target = Folder(str(photos(tmp_path / "photos", 3))), Folder((tmp_path / "masks").as_uri())
+    (tmp_path / "photos" / "self").symlink_to(tmp_path / "photos", target_is_directory=True)
+    (tmp_path / "photos" / "linked.jpg").symlink_to(tmp_path / "photos" / "1.JPG")
+    assert "linked.jpg" in missing(source, target, "mask")
+    (tmp_path / "photos" / "linked.jpg").unlink()
     assert missing(source, target, "mask") == ["1.JPG", "broken.jpg", "kitchen/0.b.png", "kitchen/2.b.png"]
     target.write("kitchen/0.b.mask.png", b"a")
     (tmp_path / "masks" / ".1.mask.png.part").write_bytes(b"half")

@@ -5,6 +5,7 @@ import { Cloud } from "./cloud.js";
 import { colorAt, COLORMAPS, ticks } from "./colormaps.js";
 import { Live } from "./live.js";
 import { depthRange, distance, Panels, pointOf } from "./panels.js";
+import { bitmap } from "./photo.js";
 
 const $ = (selector) => document.querySelector(selector);
 const all = (selector) => [...document.querySelectorAll(selector)];
@@ -51,14 +52,15 @@ async function ask(file, hfov = null) {
   problem(null);
   try {
     const [answer, picture] = await Promise.all([patiently(() => analyse(file.blob, file.name, { hfov }, signal), signal), bitmap(file.blob)]);
-    await readCard();
+    await readCard(answer.meta.model);
     if (signal.aborted) return;
     show(file, answer, picture, hfov);
     say(summary());
     nameModel();
   } catch (error) {
     if (signal.aborted) return;
-    say("");
+    if (shown.answer) lens(); // Not the one that was asked for.
+    say(shown.answer ? summary() : "");
     problem(error, () => ask(file, hfov));
   } finally {
     if (!signal.aborted) awaited = null;
@@ -80,13 +82,10 @@ async function patiently(attempt, signal) {
   }
 }
 
-/** The picture for drawing, upright as the maps are; null where the browser does not know its format. */
-async function bitmap(blob) {
-  return createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
-}
-
-async function readCard() {
-  card ??= await request("/model").then((response) => response.json()).catch(() => null);
+/** Reads the model's card, if there is none yet or that of another model than has answered. */
+async function readCard(model = null) {
+  if (card && (!model || (card.name === model.name && card.version === model.version))) return;
+  card = await request("/model").then((response) => response.json()).catch(() => card);
 }
 
 function nameModel() {
@@ -372,7 +371,7 @@ for (const canvas of flat) {
   });
   canvas.addEventListener("focus", () => {
     // A key told it, so tell by voice too; the pointer would make it talk without end.
-    $("#readout").setAttribute("aria-live", canvas.matches(":focus-visible") ? "polite" : "off");
+    $("#readout output").setAttribute("aria-live", canvas.matches(":focus-visible") ? "polite" : "off");
   });
   canvas.addEventListener("keydown", (event) => {
     const { width, height } = shown.answer;
@@ -461,9 +460,12 @@ async function takeExample(button) {
   const mine = ++turn;
   const response = await fetch(`/page/examples/${name}`).catch(() => null);
   if (mine !== turn) return undefined;
-  if (!response?.ok) return problem(new Problem("The example cannot be loaded", "The server does not answer."));
-  const blob = await response.blob();
+  const blob = response?.ok ? await response.blob().catch(() => null) : null;
   if (mine !== turn) return undefined;
+  if (!blob) {
+    say(shown.answer ? summary() : "");
+    return problem(new Problem("The example cannot be loaded", "The server does not answer."));
+  }
   const done = take(blob, name);
   button.setAttribute("aria-current", "true");
   return done;
@@ -478,7 +480,10 @@ async function runLive() {
   problem(null);
   live.stop(); // One that is still being started.
   try {
-    await live.start(signal);
+    await live.start(signal, () => {
+      stopLive();
+      problem(new Problem("The camera is gone", "It was unplugged, or its permission was taken back."));
+    });
   } catch (error) {
     if (signal.aborted) return;
     live.stop();
@@ -497,6 +502,7 @@ async function runLive() {
     try {
       const { picture, blob } = await live.frame();
       const answer = await analyse(blob, "camera.jpg", { hfov: live.hfov ?? null }, signal);
+      await readCard(answer.meta.model);
       if (!live.running || signal.aborted) break;
       show({ blob, name: "camera.jpg" }, answer, picture, live.hfov ?? null);
       $("#rate").textContent = `${live.rate().toFixed(1)} frames per second`;

@@ -149,7 +149,7 @@ export class Cloud {
   }
 
   draw() {
-    if (this.pending || !this.count) return;
+    if (this.pending || !this.aspect) return;
     this.pending = true;
     requestAnimationFrame(() => {
       this.pending = false;

@@ -9,8 +9,9 @@ export class Live {
   }
 
   /** Asks for the camera. Throws what getUserMedia throws, or an Error where the browser has none to give. Whoever
-   * aborts `signal` calls `stop`; a camera that is given only then is given back. */
-  async start(signal) {
+   * aborts `signal` calls `stop`; a camera that is given only then is given back. `gone` is called when the camera goes
+   * away by itself. */
+  async start(signal, gone) {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error("The browser gives cameras to pages on https:// and on localhost only.");
     }
@@ -22,6 +23,7 @@ export class Live {
       return;
     }
     this.stream = stream;
+    for (const track of stream.getTracks()) track.addEventListener("ended", gone);
     this.video.srcObject = stream;
     await this.video.play();
     if (signal.aborted) return;
