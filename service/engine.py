@@ -162,8 +162,6 @@ def warm_up(engine: Engine, batches: Iterable[int], progress: Progress) -> int:
         check_run(engine, shape)
     progress(steps - 1, steps)
     best = _best_batch(engine)
-    if best > 1:
-        check_run(engine, (best, *engine.card.input.sizes[0]))
     progress(steps, steps)
     return best
 
@@ -205,7 +203,7 @@ def _gains(engine: Engine, few: int, many: int) -> bool:
     batches = {n: _noise((n, *engine.card.input.sizes[0])) for n in (few, many)}
     least_s = dict.fromkeys(batches, float("inf"))
     for batch in batches.values():
-        engine.infer(batch)  # The first of a shape may take memory.
+        check_run(engine, batch.shape[:3])  # The first of a shape may take memory, too.
     until = time.perf_counter() + TRIAL_S
     for done in range(MOST_TRIALS):
         if done >= FEWEST_TRIALS and time.perf_counter() > until:

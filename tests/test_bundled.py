@@ -42,7 +42,7 @@ def test_it_is_small_and_says_what_it_is() -> None:
     assert "CC-BY" in card.training.license and "CC-BY" in card.training.attribution
     assert all({"miou", "abs_rel", "rmse"} <= e.values.keys() for e in card.evaluations if e.data == "rooms")
     assert card.evaluations[0].data == "rooms"
-    assert "/" not in card.training.details["weights"]
+    assert "/" not in card.training.details["start"]
 
 
 def test_notice_names_every_author_that_the_card_credits() -> None:
