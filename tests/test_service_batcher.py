@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,14 @@ async def running(*engines: FakeEngine, metrics: Metrics | None = None, **limits
         await asyncio.to_thread(batcher.close)
         assert all(engine.closed for engine in engines)
         assert not failures
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time goes on only where a test moves `now`."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: clock.now)
+    return clock
 
 
 def canvas(value: int, height: int = 4, width: int = 6) -> np.ndarray:
@@ -192,12 +201,8 @@ def test_places_are_bounded_in_requests_and_bytes() -> None:
     asyncio.run(test())
 
 
-def test_retry_after_is_the_time_in_which_all_places_get_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
-
+def test_retry_after_is_the_time_in_which_all_places_get_free(clock: SimpleNamespace) -> None:
     async def test() -> None:
-        nonlocal now
         async with running(FakeEngine(), queue_size=4) as batcher:
             places = [batcher.place(1, pictures=n) for n in (1, 1, 2)]
             for place in places:
@@ -206,9 +211,9 @@ def test_retry_after_is_the_time_in_which_all_places_get_free(monkeypatch: pytes
                 pass
             assert caught.value.headers == {"Retry-After": "1"}  # 4 x 0.1 s, a guess
             for place, seconds in zip(places, (3.0, 1.0, 4.0), strict=True):
-                now += seconds
+                clock.now += seconds
                 place.__exit__(None, None, None)
-            now += 1000.0  # Nothing to do: this does not count.
+            clock.now += 1000.0  # Nothing to do: this does not count.
             with batcher.place(1, pictures=4), pytest.raises(Overloaded) as caught, batcher.place(1):
                 pass
             assert caught.value.headers == {"Retry-After": "8"}  # 4 x (3 + 1 + 2 + 2) / 4 s
@@ -216,13 +221,10 @@ def test_retry_after_is_the_time_in_which_all_places_get_free(monkeypatch: pytes
     asyncio.run(test())
 
 
-def test_what_would_come_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
-
+def test_what_would_come_too_late_is_refused(clock: SimpleNamespace) -> None:
     async def test() -> None:
         async with running(FakeEngine()) as batcher:
-            begin(RequestContext(deadline=now + 1.0))
+            begin(RequestContext(deadline=clock.now + 1.0))
             with batcher.place(1, pictures=39):
                 with batcher.place(1):
                     pass  # Nothing is measured yet, and a guess is no reason.
@@ -233,35 +235,31 @@ def test_what_would_come_too_late_is_refused(monkeypatch: pytest.MonkeyPatch) ->
                         pass
                     assert caught.value.headers == {"Retry-After": "1"}  # 40 x 25 ms
                     assert "in 1.0 s" in caught.value.detail
-                    begin(RequestContext(deadline=now + 1.1))
+                    begin(RequestContext(deadline=clock.now + 1.1))
                     with batcher.place(1):
                         pass
-            begin(RequestContext(deadline=now - 1.0))
+            begin(RequestContext(deadline=clock.now - 1.0))
             with batcher.place(1):  # The first one shows how long it takes.
                 pass
 
     asyncio.run(test())
 
 
-def test_only_answers_are_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
-
+def test_only_answers_are_the_pace(clock: SimpleNamespace) -> None:
     async def test() -> None:
-        nonlocal now
         async with running(FakeEngine()) as batcher:
-            begin(RequestContext(deadline=now + 60.0))
+            begin(RequestContext(deadline=clock.now + 60.0))
             with batcher.place(1):
                 with batcher.place(1):
-                    now += 0.5
+                    clock.now += 0.5
                 assert batcher._seconds_each() == 0.5
                 for error in (BrokenImage("x"), ClientGone("x"), DeadlineExceeded("x")):
-                    now += 0.01
+                    clock.now += 0.01
                     with pytest.raises(type(error)), batcher.place(1):
                         raise error
                 assert batcher._seconds_each() == 0.5
                 # Nothing is answered for a while: the second answer is at least so far from the first.
-                now += 0.97
+                clock.now += 0.97
                 # The gap is from what was refused as broken, 10 ms after the first answer.
                 assert batcher._seconds_each() == pytest.approx((0.5 + 0.99) / 2)
             assert list(batcher._gaps) == pytest.approx([0.5, 0.99])
@@ -269,25 +267,21 @@ def test_only_answers_are_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(test())
 
 
-def test_broken_pictures_do_not_make_the_server_look_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("service.batcher.time.perf_counter", lambda: now)
-
+def test_broken_pictures_do_not_make_the_server_look_slow(clock: SimpleNamespace) -> None:
     async def test() -> None:
-        nonlocal now
         async with running(FakeEngine()) as batcher:
             with ExitStack() as others:
                 for _ in range(7):  # There is always something to work on.
                     others.enter_context(batcher.place(1))
                 for _ in range(10):
-                    begin(RequestContext(deadline=now + 60.0))
+                    begin(RequestContext(deadline=clock.now + 60.0))
                     with batcher.place(1):
-                        now += 0.01
+                        clock.now += 0.01
                     for _ in range(20):  # A second of refusals, and then the next good one.
-                        now += 0.05
+                        clock.now += 0.05
                         with pytest.raises(BrokenImage), batcher.place(1):
                             raise BrokenImage("x")
-                    begin(RequestContext(deadline=now + 1.0))
+                    begin(RequestContext(deadline=clock.now + 1.0))
                     batcher.require_place(1)
                 assert batcher._seconds_each() == pytest.approx(0.01)
 

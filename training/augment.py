@@ -51,7 +51,7 @@ def resample(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
     depth = nearest(picture.depth, box, size, INVALID_DEPTH)
 
     image = picture.image
-    # By the box, not by `inside`: a border narrower than half a pixel holds no pixel's centre.
+    # By the box, not by pixels outside: a border narrower than half a pixel holds no pixel's centre.
     if box.top < 0 or box.left < 0 or box.bottom > height or box.right > width:
         pad = np.ceil([max(0.0, -box.top), max(0.0, box.bottom - height), max(0.0, -box.left)]).astype(int)
         top, bottom, left = (int(p) for p in pad)

@@ -240,24 +240,20 @@ def shared_settings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in settings[0].items() if all(k in one and one[k] == v for one in settings)}
 
 
+OWN = {"optimizer": "{}", "lr": "learning rate {:g}", "exchange_lr": "{:g} times that for what joins"}
+"""What such rows differ in, and how it is told."""
+
+
 def own_settings(rows: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list[str]:
-    """A line for each row that was trained with more than `shared`: its optimiser, and what it began with."""
+    """A line for each row that began with single-task networks: that, and what is not in `shared`."""
     lines = []
     for row in rows:
-        own = {k: v for run in row["runs"][:1] for k, v in run["training"].items() if k not in shared and k in OWN}
-        if own.get("single_task"):
-            own |= {"single_task": "from single-task networks, trained before as long"}
-            lines.append(f"{row['name']}: " + ", ".join(OWN[k].format(own[k]) for k in OWN if k in own) + ".")
+        training = row["runs"][0]["training"] if row["runs"] else {}
+        if training.get("single_task"):
+            told = [text.format(training[key]) for key, text in OWN.items() if key not in shared]
+            start = "from single-task networks, trained before as long"
+            lines.append(f"{row['name']}: {', '.join([start, *told])}.")
     return lines
-
-
-OWN = {
-    "single_task": "{}",
-    "optimizer": "{}",
-    "lr": "learning rate {:g}",
-    "exchange_lr": "{:g} times that for what joins",
-}
-"""What rows differ in, and how it is told."""
 
 
 def markdown(table: dict[str, Any]) -> str:

@@ -257,9 +257,9 @@ OPTIONS_OF_STREAMS = ("aspp_rates", "dropout", "saturation")
 NOT_COMPARED = {"data", "out", "resume", "device", "workers", "single_task", "start", "log_every"}
 
 
-def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of the same preset, as they are unless given."""
-    return vars(parse_args(["--data", "", "--out", "", "--preset", args.preset]))
+def defaults_of(preset: str) -> argparse.Namespace:
+    """The options of a preset, as they are unless given."""
+    return parse_args(["--data", "", "--out", "", "--preset", preset])
 
 
 def compared(args: argparse.Namespace) -> dict[str, Any]:
@@ -370,7 +370,7 @@ def without_effect(
 
     It is not refused, because one command line is often used for several networks.
     """
-    given = {key for key, value in defaults_of(args).items() if getattr(args, key) != value}
+    given = {key for key, value in vars(defaults_of(args.preset)).items() if getattr(args, key) != value}
     tasks = " and ".join((*network.tasks, *network.auxiliary_tasks))
     lines = []
 
@@ -914,7 +914,7 @@ def refuse_other_run(
                 f"{path}: was trained on another {info.name}, of other names, cameras or kind of depth; a resumed run "
                 "must be the same"
             )
-    defaults = compared(parse_args(["--data", "", "--out", ""]))
+    defaults = compared(defaults_of("paper"))
     for key, value in settings.items():
         then = former.info["training"].get(key, defaults[key])  # an option newer than the checkpoint
         if then != value:

@@ -290,7 +290,7 @@ ROUNDING = 1e-6
 
 
 class _Balanced(Weighting):
-    """Weights in a proportion that follows from the gradients' lengths n_t and their cosines C alone.
+    """Weights in a proportion that follows from the gradients' scalar products alone.
 
     A task without a gradient takes no part. The weights of the others are scaled to the sum of their number, so that a
     learning rate means what it does with fixed weights.
@@ -300,25 +300,30 @@ class _Balanced(Weighting):
 
     def combine(self, products: Tensor, losses: Tensor) -> Tensor:
         some = products.diagonal() > 0
-        norms = products.diagonal()[some].sqrt()
         weights = torch.zeros(len(products), dtype=products.dtype)
-        if len(norms):
-            found = self.proportion(norms, products[some][:, some] / norms.outer(norms))
+        if some.any():
+            found = self.proportion(products[some][:, some])
             # Of imtl_g the sum can be negative, and to divide by it would lead uphill.
-            weights[some] = found * len(norms) / found.sum().abs().clamp(min=1e-12)
+            weights[some] = found * len(found) / found.sum().abs().clamp(min=1e-12)
         return weights
 
-    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+    def proportion(self, products: Tensor) -> Tensor:
+        """Weights of any sum from the scalar products of gradients none of which is 0."""
         raise NotImplementedError
+
+
+def _norms_and_cosines(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths n [T] and cosines C [T, T] of the gradients."""
+    norms = products.diagonal().sqrt()
+    return norms, products / norms.outer(norms)
 
 
 class MGDA(_Balanced):
     """The shortest gradient that is a mean of the tasks': the w on the simplex that minimises |Σ w_t g_t| (equation 3
     there). The gradients are taken as they are, so the task with the smallest has the largest say."""
 
-    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
-        products = cosines * norms.outer(norms)
-        return minimise_on_simplex(lambda w: w @ products @ w, len(norms))
+    def proportion(self, products: Tensor) -> Tensor:
+        return minimise_on_simplex(lambda w: w @ products @ w, len(products))
 
 
 class IMTLG(_Balanced):
@@ -329,7 +334,8 @@ class IMTLG(_Balanced):
 
     undoes_weights = True
 
-    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+    def proportion(self, products: Tensor) -> Tensor:
+        norms, cosines = _norms_and_cosines(products)
         # Parallel gradients have many solutions, of which the pseudo-inverse gives the one that treats them alike.
         inverse: Tensor = torch.linalg.pinv(cosines, hermitian=True, rtol=ROUNDING)
         return inverse.sum(dim=1) / norms
@@ -341,7 +347,8 @@ class NashMTL(_Balanced):
 
     undoes_weights = True
 
-    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
+    def proportion(self, products: Tensor) -> Tensor:
+        norms, cosines = _norms_and_cosines(products)
         cosines = cosines + 1e-9 * torch.eye(len(norms), dtype=cosines.dtype)  # opposite ones have no solution
         x = torch.ones_like(norms)
         for _ in range(200):
@@ -358,8 +365,8 @@ class AlignedMTL(_Balanced):
     """The sum of the gradients after the nearest change that makes them orthogonal and of one length:
     w = V Λ^(-1/2) Vᵀ 1 with the eigenvalues and vectors of Gᵀ G (algorithm 1 there, all tasks preferred alike)."""
 
-    def proportion(self, norms: Tensor, cosines: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(cosines * norms.outer(norms))
+    def proportion(self, products: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(products)
         kept = values > ROUNDING * values[-1]
         found: Tensor = vectors[:, kept] @ (vectors[:, kept].sum(dim=0) / values[kept].sqrt())
         return found

@@ -60,7 +60,7 @@ async function ask(file, hfov = null) {
   } catch (error) {
     if (signal.aborted) return;
     if (shown.answer) lens(); // Not the one that was asked for.
-    say(shown.answer ? summary() : "");
+    sayShown();
     problem(error, () => ask(file, hfov));
   } finally {
     if (!signal.aborted) awaited = null;
@@ -97,6 +97,11 @@ function say(text, busy = false) {
   $("#status").textContent = text;
   document.body.classList.toggle("busy", busy);
   $("#result").setAttribute("aria-busy", busy);
+}
+
+/** Says what is on screen: what was asked for last has not come. */
+function sayShown() {
+  say(shown.answer ? summary() : "");
 }
 
 /** Tells of an error, or with null that there is none now. Where a key is asked for, `again` is done when it is given. */
@@ -451,7 +456,7 @@ async function take(file, name) {
   const bytes = await file.arrayBuffer().catch(() => null);
   if (mine !== turn) return;
   if (bytes) return ask({ blob: new Blob([bytes], { type: file.type }), name: name || "picture" });
-  say(shown.answer ? summary() : "");
+  sayShown();
   problem(new Problem("The file cannot be read", "Is it still there?"));
 }
 
@@ -463,7 +468,7 @@ async function takeExample(button) {
   const blob = response?.ok ? await response.blob().catch(() => null) : null;
   if (mine !== turn) return undefined;
   if (!blob) {
-    say(shown.answer ? summary() : "");
+    sayShown();
     return problem(new Problem("The example cannot be loaded", "The server does not answer."));
   }
   const done = take(blob, name);
