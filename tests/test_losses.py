@@ -13,6 +13,7 @@ from model.classes import IGNORE
 from training.losses import (
     DEPTH_LOSSES,
     Choices,
+    abs_rel_loss,
     berhu_loss,
     depth_loss,
     edges_loss,
@@ -55,6 +56,13 @@ def test_log_l1_is_the_mean_ratio_in_logarithms() -> None:
     depth = torch.tensor([[[1.0, 0.0, 3.0, 8.0]]])
     # A factor of two too far, none, a factor of two too near, right.
     assert log_l1_loss(prediction, depth).item() == pytest.approx(2 * math.log(2) / 3)
+
+
+def test_abs_rel_is_the_mean_error_by_the_truth() -> None:
+    prediction = torch.tensor([[[[2.0, 5.0, 1.5, 8.0]]]])
+    depth = torch.tensor([[[1.0, 0.0, 3.0, 8.0]]])
+    # As far off as the truth is, none, half of it, right.
+    assert abs_rel_loss(prediction, depth).item() == pytest.approx((1 + 0.5) / 3)
 
 
 def test_silog_forgives_most_of_a_common_factor() -> None:

@@ -107,6 +107,14 @@ def log_l1_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None)
     return (_log(value) - _log(target)).abs().sum() / _number(valid, pixels)
 
 
+def abs_rel_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """|prediction - truth| / truth, the mean over valid pixels: what abs_rel measures. It differs from `log_l1_loss`
+    where the network is unsure: of several depths that may be true, this one prefers the nearer. Arguments as in
+    `depth_loss`."""
+    valid, value, target = _known_depth(prediction, depth)
+    return ((value - target).abs() / target.where(valid, 1)).sum() / _number(valid, pixels)
+
+
 def silog_loss(prediction: Tensor, depth: Tensor, pixels: Tensor | None = None) -> Tensor:
     """Scale-invariant error of logarithms (Eigen et al., NIPS 2014, with λ = 0.85 and the root of AdaBins, CVPR 2021):
     √(mean g² - λ (mean g)²) of each picture, g = ln prediction - ln truth; the mean over pictures by their valid
@@ -164,6 +172,7 @@ DEPTH_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "berhu": berhu_loss,
     "silog": silog_loss,
     "log_l1": log_l1_loss,
+    "abs_rel": abs_rel_loss,
 }
 
 
