@@ -25,12 +25,12 @@ import ray.data
 from pyarrow import fs
 
 from service import logs
-from service.app import onnx_source
 from service.bulk import checked_query, for_many, options_of, suffix_of
 from service.bulk_inputs import PICTURES, UsageError
+from service.devices import onnx_source
 from service.errors import EnginesLost, Problem, StartupError
 from service.metrics import Metrics
-from service.models import POLL_S, Models
+from service.models import Models, until_ready
 from service.outputs import Options, Output
 from service.settings import Settings
 
@@ -126,10 +126,10 @@ class Predict:
         asyncio.run_coroutine_threadsafe(self._ready(failures), self._loop).result()
 
     async def _ready(self, failures: Sequence[StartupError]) -> None:
-        while not self._models.current.batcher.ready:
-            if failures:
-                raise RuntimeError(failures[0].reason)
-            await asyncio.sleep(POLL_S)
+        try:
+            await until_ready(self._models.current.batcher, failures)
+        except StartupError as error:
+            raise RuntimeError(error.reason) from None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Answer the pictures `name`; gives them back with the `problem` of each, which is empty for most.

@@ -8,7 +8,6 @@ docs/ray.md tells what Ray does then, and what the service.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import logs
 from service.app import create_app
 from service.errors import Problem, StartupError
-from service.models import POLL_S
+from service.models import until_ready
 from service.settings import Settings
 
 
@@ -91,8 +90,7 @@ def ready_when_started(app: FastAPI) -> FastAPI:
     @asynccontextmanager
     async def warm(app: FastAPI) -> AsyncIterator[None]:
         async with lifespan(app):
-            while not app.state.models.current.batcher.ready:
-                await asyncio.sleep(POLL_S)
+            await until_ready(app.state.models.current.batcher)
             yield
 
     app.router.lifespan_context = warm

@@ -106,7 +106,10 @@ class ModelUsed(BaseModel):
     version: str
     network: str
     backbone: str
-    provider: Annotated[str, Field(description="The ONNX Runtime execution provider.")]
+    provider: Annotated[
+        str,
+        Field(description="What the network ran on: ONNX Runtime's execution provider, or OpenVINO and its precision."),
+    ]
 
 
 class Timing(BaseModel):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -16,11 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from service import errors, oip, operations
 from service.admission import RefuseEarly
 from service.auth import ApiKeys, RequireKey
-from service.card import ModelCard
-from service.cores import usable_cores
-from service.devices import load_engine
-from service.engine import Engine, read_card
-from service.engine_streams import Streams
+from service.devices import onnx_source
 from service.errors import StartupError
 from service.metrics import Metrics
 from service.middleware import Observe
@@ -93,39 +89,15 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
             CORSMiddleware,
             allow_origins=[origin.strip() for origin in chosen.cors_origins.split(",")],
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"],
-            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"),
+                oip.HEADER_LENGTH,
+            ],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID", oip.HEADER_LENGTH],
         )
     app.add_middleware(Observe, metrics=metrics, tracing=traces)
     errors.install(app)
     return app
-
-
-def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
-    """The file `settings.model`, with an engine for each device."""
-    card = read_card(settings.model)
-    on_cores = len(settings.devices) - len(settings.gpus)
-    cores = usable_cores()
-    threads = settings.threads or max(1, cores // max(1, on_cores))
-    number = settings.devices.count("cpu")
-    # Of three cores, two engines have one each, and one that is alone all three.
-    together = number * threads if settings.threads else max(number * threads, cores * number // max(1, on_cores))
-    streams = Streams(settings.model, number, threads=threads, all_threads=together, max_batch=settings.max_batch)
-
-    def load(device: str) -> Engine:
-        if device == "cpu":
-            return streams.load()
-        return load_engine(
-            settings.model,
-            device,
-            threads=threads,
-            max_batch=settings.max_batch,
-            cuda_graphs=settings.cuda_graphs,
-            gpu_memory=settings.gpu_memory,
-            cache_dir=settings.cache_dir,
-        )
-
-    return card, [partial(load, device) for device in settings.devices]
 
 
 def _end_process(reason: StartupError) -> None:

@@ -26,14 +26,14 @@ from fastapi import params
 from pydantic import TypeAdapter, ValidationError
 
 from service import client_errors, errors, logs, routes
-from service.app import onnx_source
 from service.bulk_inputs import NO_DECODER, Failure, Inputs, Job, UsageError
 from service.cameras import Given
 from service.client import AsyncClient
 from service.cores import usable_cores
+from service.devices import onnx_source
 from service.errors import EnginesLost, StartupError
 from service.metrics import Metrics
-from service.models import Models
+from service.models import Models, until_ready
 from service.outputs import Options, Output
 from service.settings import Settings
 
@@ -52,7 +52,6 @@ RETRIES = 1000
 LISTED = 1000
 """The most failures whose names are kept for the end."""
 READERS = 4
-POLL_S = 0.05
 REDRAW_S, LINE_S = 0.25, 10.0
 """Between two states of the progress, on a terminal and in a log."""
 
@@ -190,10 +189,7 @@ async def _by_pipeline(settings: Settings, output: Output, options: Options) -> 
     models = Models(settings, partial(onnx_source, settings), Metrics(), failures.append)
     models.start()
     try:
-        while not models.current.batcher.ready:
-            if failures:
-                raise failures[0]
-            await asyncio.sleep(POLL_S)
+        await until_ready(models.current.batcher, failures)
 
         async def answer(upload: bytes) -> bytes:
             return (await models.current.predict(upload, output, options)).body

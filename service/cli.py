@@ -28,8 +28,9 @@ from typing import Never
 import uvicorn
 
 from service import bulk, doctor, logs
-from service.app import create_app, onnx_source
+from service.app import create_app
 from service.bulk_inputs import UsageError
+from service.devices import onnx_source
 from service.errors import StartupError
 from service.models import Models
 from service.protocol import HardenedProtocol

@@ -82,7 +82,7 @@ class Model:
     network: str
     backbone: str
     provider: str
-    """The execution provider, such as CPUExecutionProvider."""
+    """What the network ran on, such as CPUExecutionProvider or OpenVINO-bf16."""
 
 
 class PointCloud(NamedTuple):

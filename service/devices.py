@@ -1,13 +1,46 @@
-"""The engine of each device that the setting `device` can name."""
+"""The engines of the devices that the setting `device` can name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from service.engine import Engine, OnnxEngine
+from service.card import ModelCard
+from service.cores import usable_cores
+from service.engine import Engine, OnnxEngine, read_card
 from service.engine_cuda import GpuOptions, gpu_engine
 from service.engine_openvino import OpenVinoEngine
+from service.engine_streams import Streams
+from service.settings import Settings
+
+
+def onnx_source(settings: Settings) -> tuple[ModelCard, Sequence[Callable[[], Engine]]]:
+    """The file `settings.model`, with an engine for each device."""
+    card = read_card(settings.model)
+    on_cores = len(settings.devices) - len(settings.gpus)
+    cores = usable_cores()
+    threads = settings.threads or max(1, cores // max(1, on_cores))
+    number = settings.devices.count("cpu")
+    # Of three cores, two engines have one each, and one that is alone all three.
+    together = number * threads if settings.threads else max(number * threads, cores * number // max(1, on_cores))
+    streams = Streams(settings.model, number, threads=threads, all_threads=together, max_batch=settings.max_batch)
+
+    def load(device: str) -> Engine:
+        if device == "cpu":
+            return streams.load()
+        return load_engine(
+            settings.model,
+            device,
+            threads=threads,
+            max_batch=settings.max_batch,
+            cuda_graphs=settings.cuda_graphs,
+            gpu_memory=settings.gpu_memory,
+            cache_dir=settings.cache_dir,
+        )
+
+    return card, [partial(load, device) for device in settings.devices]
 
 
 def load_engine(

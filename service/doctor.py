@@ -7,18 +7,19 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import numpy as np
 import onnxruntime
 
 from service import images, png
-from service.app import onnx_source
 from service.auth import ApiKeys
+from service.card import ModelCard
 from service.cores import usable_cores
+from service.devices import onnx_source
 from service.engine import Engine, SharingEngine
 from service.engine_cuda import CUDA, TENSORRT, driver_version, libraries, missing, needs
 from service.errors import StartupError
@@ -43,8 +44,7 @@ def main(settings: Settings) -> int:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, cheapest first."""
-    supported = sys.version_info >= (3, 11)
-    yield "ok" if supported else "FAIL", "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "ok", "python", f"{platform.python_version()} on {platform.platform()}"
     yield "ok", "segdepth", f"{__version__}, {usable_cores()} cores"
     yield from _packages()
     yield "ok", "providers", ", ".join(onnxruntime.get_available_providers())
@@ -58,15 +58,23 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield "note", "settings", f"ignored, of a Kubernetes Service: {', '.join(ignored)}"
     if path := settings.api_keys_file:
         yield _tried("api keys", lambda: ", ".join(ApiKeys(path).names))
-    yield _tried("model", lambda: _card(settings))
-    yield from _trials(settings)
+    try:
+        card, loaders = onnx_source(settings)
+    except StartupError as error:
+        yield "FAIL", "model", error.reason
+        return
+    yield "ok", "model", _described(card)
+    # One of those that share the cores.
+    for device, load in dict(zip(settings.devices, loaders, strict=True)).items():
+        yield _tried(device, partial(_trial, card, load))
 
 
 def _packages() -> Iterator[Finding]:
     try:
         needed = [re.split(r"[^\w-]", line)[0] for line in requires("segdepth") or [] if ";" not in line]
-    except PackageNotFoundError:  # From a checkout that is not installed.
-        needed = ["fastapi", "numpy", "pillow", "prometheus-client", "pydantic", "uvicorn"]
+    except PackageNotFoundError:
+        yield "note", "packages", "segdepth is not installed, so what it needs is not known"
+        return
     found = []
     for name in needed if png.isal_zlib is None else [*needed, "isal"]:
         try:
@@ -105,38 +113,27 @@ def _gpu(provider: str, kind: str) -> Iterator[Finding]:
         yield "FAIL", "gpu", " ".join((done.stdout + done.stderr).split())[:200]
 
 
-def _card(settings: Settings) -> str:
-    card, _ = onnx_source(settings)
+def _described(card: ModelCard) -> str:
     sizes = ", ".join(f"{width}x{height}" for height, width in card.input.sizes)
     return f"{card.name} {card.version}: {card.network} on {card.backbone}, {len(card.classes)} classes, {sizes}"
 
 
-def _trials(settings: Settings) -> Iterator[Finding]:
-    """Load, warm up and run each engine once."""
-    try:
-        card, loaders = onnx_source(settings)
-    except StartupError:
-        return  # Told already.
+def _trial(card: ModelCard, load: Callable[[], Engine]) -> str:
+    """Load an engine, warm it up and run it once."""
     height, width = card.input.sizes[0]
-    # One of those that share the cores.
-    for device, load in dict(zip(settings.devices, loaders, strict=True)).items():
-
-        def trial(load: Callable[[], Engine] = load) -> str:
-            engine = load()
-            start = time.perf_counter()
-            engine.warm_up(lambda done, total: None)
-            warm_s = time.perf_counter() - start
-            if isinstance(engine, SharingEngine):
-                engine.share(1)
-            start = time.perf_counter()
-            engine.infer(np.zeros((1, height, width, 3), np.uint8))
-            infer_s = time.perf_counter() - start
-            nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
-            engine.close()
-            at_once = f"{engine.max_batch} at once" if engine.max_batch > 1 else "one at a time"
-            return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms, best {at_once}"
-
-        yield _tried(device, trial)
+    engine = load()
+    start = time.perf_counter()
+    engine.warm_up(lambda done, total: None)
+    warm_s = time.perf_counter() - start
+    if isinstance(engine, SharingEngine):
+        engine.share(1)
+    start = time.perf_counter()
+    engine.infer(np.zeros((1, height, width, 3), np.uint8))
+    infer_s = time.perf_counter() - start
+    nodes = ", ".join(f"{count} nodes on {provider}" for provider, count in engine.nodes.items())
+    engine.close()
+    at_once = f"{engine.max_batch} at once" if engine.max_batch > 1 else "one at a time"
+    return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms, best {at_once}"
 
 
 def _tried(name: str, attempt: Callable[[], str]) -> Finding:

@@ -16,6 +16,7 @@ from service.errors import ReloadFailed, ReloadRunning, StartupError, Stopping
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.pixels import Fixed, Pixels, workers_of
+from service.sending import Sending
 from service.settings import Settings
 
 log = logging.getLogger("segdepth")
@@ -47,6 +48,7 @@ class Models:
         self._settings = settings
         self._source = source
         self._metrics = metrics
+        self._sending = Sending(settings.queue_bytes)
         self._generation = _Generation(self._pipeline(*source(), on_failure))
         self._reloading = False
         self.draining = False
@@ -128,10 +130,7 @@ class Models:
         pipeline = self._pipeline(card, loaders, failures.append)
         pipeline.start()
         try:
-            while not pipeline.batcher.ready:
-                if failures:
-                    raise failures[0]
-                await asyncio.sleep(POLL_S)
+            await until_ready(pipeline.batcher, failures)
         except BaseException:
             await asyncio.to_thread(pipeline.close)
             raise
@@ -163,7 +162,15 @@ class Models:
             queue_bytes=self._settings.queue_bytes,
             hang_s=self._settings.max_timeout_s,
         )
-        return Pipeline(self._settings, card, batcher, pixels, self._metrics)
+        return Pipeline(self._settings, card, batcher, pixels, self._metrics, self._sending)
+
+
+async def until_ready(batcher: Batcher, failures: Sequence[StartupError] = ()) -> None:
+    """Wait until the model is loaded and warm. Raises the first of `failures` when there is one."""
+    while not batcher.ready:
+        if failures:
+            raise failures[0]
+        await asyncio.sleep(POLL_S)
 
 
 async def _retire(generation: _Generation) -> None:

@@ -26,10 +26,8 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Header, Request, Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
-from service import cameras, images
 from service.batcher import Result
 from service.cameras import Given
 from service.card import ModelCard
@@ -42,7 +40,7 @@ from service.errors import (
 from service.images import UInt8
 from service.outputs import JSON
 from service.pipeline import Pipeline
-from service.pixels import Fixed, Seen, decode, in_thread
+from service.pixels import Fixed, Seen, decode, in_thread, maps_of
 from service.routes import Service, Timeout
 from service.uploads import read_body
 from service.version import __version__
@@ -298,14 +296,10 @@ def _render(
     for output, as_binary in wanted.items():
         datatype, dtype = DTYPES[output]
         described: dict[str, Any] = {"name": output, "datatype": datatype, "shape": shape}
-        planes: list[NDArray[Any]] = []
-        for seen, result in zip(pictures, results, strict=True):
-            plane = getattr(result.prediction, output)
-            if output == "depth":
-                plane = cameras.metric_depth(plane, seen.camera, seen.box, fixed.card.depth.focal_px)
-                planes.append(images.unfit_depth(plane, seen.box))
-            else:
-                planes.append(images.unfit_nearest(plane, seen.box))
+        planes = [
+            getattr(maps_of(fixed, seen, result.prediction), output)
+            for seen, result in zip(pictures, results, strict=True)
+        ]
         numbers = ""
         if as_binary:
             data = b"".join(plane.astype(dtype, copy=False).tobytes() for plane in planes)

@@ -19,15 +19,27 @@ from service.settings import Settings
 
 
 class Pipeline:
-    """Everything that answers a request. Lives as long as the app."""
+    """Everything that answers a request with one model. Lives as long as that is used.
 
-    def __init__(self, settings: Settings, card: ModelCard, batcher: Batcher, pixels: Pixels, metrics: Metrics) -> None:
+    Args:
+        sending: of the whole server, whichever model made the answers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        card: ModelCard,
+        batcher: Batcher,
+        pixels: Pixels,
+        metrics: Metrics,
+        sending: Sending,
+    ) -> None:
         self.settings = settings
         self.card = card
         self.batcher = batcher
         self.pixels = pixels
         self.metrics = metrics
-        self.sending = Sending(settings.queue_bytes)
+        self.sending = sending
         self.canvas_bytes = max(height * width * 3 for height, width in card.input.sizes)
         """What a picture takes once it is decoded."""
 

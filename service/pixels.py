@@ -36,6 +36,7 @@ from service.batcher import Result
 from service.cameras import Camera, Given
 from service.card import ModelCard
 from service.cores import usable_cores
+from service.engine import Prediction
 from service.errors import Problem, StartupError, WorkerLost
 from service.images import Letterbox, UInt8
 from service.maps import Maps
@@ -99,6 +100,18 @@ def decode(fixed: Fixed, picture: bytes | UInt8, given: Given) -> tuple[UInt8, S
     return canvas, Seen(box, camera, time.perf_counter() - start)
 
 
+def maps_of(fixed: Fixed, seen: Seen, prediction: Prediction, upload: bytes = b"") -> Maps:
+    """The maps of a picture. `upload` may be empty where its own pixels are not asked for."""
+    depth = cameras.metric_depth(prediction.depth, seen.camera, seen.box, fixed.card.depth.focal_px)
+    return Maps(
+        read_picture=lambda: images.decode(upload, fixed.max_pixels),
+        box=seen.box,
+        camera=seen.camera,
+        canvas=prediction._replace(depth=depth),
+        card=fixed.card,
+    )
+
+
 def draw(
     fixed: Fixed,
     upload: bytes,
@@ -115,15 +128,7 @@ def draw(
     `time.perf_counter`, which is system-wide: the same clock in every process.
     """
     encode_start = time.perf_counter()
-    prediction = result.prediction
-    depth = cameras.metric_depth(prediction.depth, seen.camera, seen.box, fixed.card.depth.focal_px)
-    maps = Maps(
-        read_picture=lambda: images.decode(upload, fixed.max_pixels),
-        box=seen.box,
-        camera=seen.camera,
-        canvas=prediction._replace(depth=depth),
-        card=fixed.card,
-    )
+    maps = maps_of(fixed, seen, result.prediction, upload)
     trace = Trace(start, seen.decode_s, result.queue_s, result.infer_s, encode_start, provider)
     answer = render(maps, output, options, trace)
     return answer, time.perf_counter() - encode_start

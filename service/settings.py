@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     """The most requests that are worked on or wait; one more is answered with 503."""
     queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
     """The most bytes that the uploads and canvases of those requests take together; also the most bytes of uploads
-    that are being received."""
+    that are being received, of large answers that clients have not taken yet, and of one answer of `/predict/batch`."""
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """Seconds from the complete upload to the answer; a request that takes longer is answered with 504."""
     max_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0

@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 from service.context import RequestContext
 from service.errors import StartupError
@@ -74,12 +73,13 @@ def tracing() -> Tracing | None:
     Raises:
         StartupError: a variable of OpenTelemetry's is not right.
     """
-    if not any(os.environ.get(name) for name in ENDPOINTS):
-        return None
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
-        log.warning("no traces: OTEL_EXPORTER_OTLP_ENDPOINT is set, but segdepth[otel] is not installed")
+    endpoint = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+    if endpoint is None:
         return None
     try:
         return Tracing()
+    except ImportError:  # Other packages bring some of those that it takes.
+        log.warning("no traces: %s is set, but segdepth[otel] is not installed", endpoint)
+        return None
     except ValueError as error:
         raise StartupError(f"OpenTelemetry's variables are not right: {error}") from None

@@ -14,7 +14,7 @@ import pytest
 from service_client import until
 from service_process import wait_for
 
-from service import app, engine_streams
+from service import devices, engine_streams
 from service.batcher import Batcher
 from service.engine import OnnxEngine, Prediction, SharingEngine
 from service.engine_streams import Streams
@@ -295,8 +295,8 @@ def test_a_cpu_that_is_named_twice_is_shared(
     threads: int,
     made: list[int],
 ) -> None:
-    monkeypatch.setattr(app, "usable_cores", lambda: cores)
-    _, loaders = app.onnx_source(Settings(model=tiny_model, device="cpu,cpu", threads=threads))
+    monkeypatch.setattr(devices, "usable_cores", lambda: cores)
+    _, loaders = devices.onnx_source(Settings(model=tiny_model, device="cpu,cpu", threads=threads))
     for loader in loaders:
         loader()
     assert [one.threads for one in recorded.made] == made

@@ -31,7 +31,7 @@ from service import cli, doctor, png
 from service.app import create_app
 from service.auth import OPEN, ApiKeys
 from service.card import ModelCard
-from service.errors import StartupError
+from service.errors import Overloaded, StartupError
 from service.logs import JsonFormatter, TextFormatter
 from service.metrics import Metrics
 from service.models import Models
@@ -250,8 +250,18 @@ def test_cors_is_closed_by_default_and_opened_by_origin(keys_file: Path) -> None
         other = await client.get("/labels", headers={"origin": "https://other.example", "x-api-key": "alpha"})
         assert "access-control-allow-origin" not in other.headers
 
+    async def tensors(client: httpx.AsyncClient) -> None:
+        header = "inference-header-content-length"
+        preflight = await client.options(
+            "/v2/models/fake/infer", headers={**ask, "access-control-request-headers": header}
+        )
+        assert preflight.status_code == 200 and header in preflight.headers["access-control-allow-headers"].lower()
+        answer = await client.get("/labels", headers={**ours, "x-api-key": "alpha"})
+        assert header in answer.headers["access-control-expose-headers"].lower()
+
     call(closed)
-    call(opened, fake_app(api_keys_file=keys_file, cors_origins="https://ours.example, https://too.example"))
+    for test in (opened, tensors):
+        call(test, fake_app(api_keys_file=keys_file, cors_origins="https://ours.example, https://too.example"))
 
 
 # --- reloads
@@ -352,6 +362,21 @@ def test_a_slow_upload_keeps_its_model(keys_file: Path) -> None:
         assert (await slow).json()["model"]["version"] == "1"
 
     app = create_app(Settings(api_keys_file=keys_file), source)
+    call(test, app)
+
+
+def test_answers_that_were_not_taken_before_a_reload_count_after_it(keys_file: Path) -> None:
+    source = Source()
+    app = create_app(Settings(api_keys_file=keys_file, queue_bytes=3 << 20), source)
+
+    async def test(client: httpx.AsyncClient) -> None:
+        not_taken = app.state.models.current.sending.response(bytes(2 << 20), "application/zip")
+        source.version = "2"
+        assert (await client.post("/model/reload", headers=KEY)).status_code == 200
+        with pytest.raises(Overloaded, match="have not taken"):
+            app.state.models.current.sending.response(bytes(2 << 20), "application/zip")
+        del not_taken
+
     call(test, app)
 
 
