@@ -47,14 +47,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import train_speed
 from benchmarks.common import ROOT, free_port, jpeg, machine, ms, picture, publish, serve_command, server, table
 from benchmarks.load import Load, Request, run
-from deploy.export import METADATA_KEY, Deployable, ready_to_trace, to_onnx
+from deploy.export import Deployable, ready_to_trace, to_onnx
 from model.base import TASKS, Network
 from model.blocks import conv_bn_relu
 from model.checkpoint import load_checkpoint
 from model.classes import NYU40
 from model.heads import FCNHead
 from model.networks import NetworkConfig
-from service.card import ModelCard
+from service.card import METADATA_KEY, ModelCard
 from service.engine import Prediction, count_nodes, open_session, read_card, session_options
 from service.engine_bound import BoundEngine, Device, HostDevice
 from service.engine_cuda import CUDA, TENSORRT, CudaDevice, GpuOptions, driver_version, gpu_engine, missing

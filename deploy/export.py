@@ -25,7 +25,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import pairwise
@@ -37,18 +37,20 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from deploy.quantize import Calibration, QuantizationError, measure, quantize
 from model.base import TASKS, Network
 from model.blocks import resize
 from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, with_saturation
+from model.classes import same_classes
 from model.networks import count_parameters
+from service.card import METADATA_KEY, ModelCard
+from service.engine import OUTPUTS
 from training.data import DataError, FolderDataset, read_info
 
 OPSET = 20
-METADATA_KEY = "segdepth"
-OUTPUTS = ("labels", "depth", "confidence")
 BATCHES = (1, 3)
 
 # Least share of equal labels, the largest depth error as millimetres + share of the depth, and that of confidence, of
@@ -181,7 +183,7 @@ class Deployable(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [N, H, W, 3] to labels, depth in millimetres and confidence, each [N, H, W]."""
-        outputs = self.network(image.permute(0, 3, 1, 2).to(self.dtype) / 255)
+        outputs = self.network(image.to(self.dtype).permute(0, 3, 1, 2) / 255)
         logits = outputs["segmentation"].float().permute(0, 2, 3, 1)  # softmax and depth in full precision
         peak, labels = logits.max(dim=3)
         confidence = (logits - peak.unsqueeze(3)).exp().sum(dim=3).reciprocal()  # softmax of the winner
@@ -313,8 +315,11 @@ def compare(
 # ------------------------------------------------------------------------------------------------ card
 
 
-def read_evaluation(path: Path) -> dict[str, Any]:
+def read_evaluation(path: Path, saturations: Collection[float]) -> dict[str, Any]:
     """What `evaluate.py --json` wrote, as the card has it.
+
+    Args:
+        saturations: How much the exported networks see of the colours.
 
     Raises:
         ExportError: no such file, something else is in it, or figures that the service does not reach.
@@ -323,6 +328,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("augmentation"):
             raise ExportError(f"{path}: measured with test-time augmentation, which the service does not do")
+        if (seen := found.get("saturation")) is not None and seen not in saturations:
+            raise ExportError(f"{path}: measured at saturation {seen}, which is not that of the exported network")
         return {key: found[key] for key in ("data", "split", "protocol", "values")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{path}: not what evaluate.py --json writes ({error!r})") from None
@@ -452,7 +459,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         checkpoints = [with_saturation(one, args.saturation) for one in checkpoints]
     network, parts = join(checkpoints)
     # What is wrong with these shows before anything is traced, which takes longest.
-    evaluations = [read_evaluation(path) for path in args.evaluation]
+    saturations = {float(one.config.options.get("saturation", 1)) for one in parts}
+    evaluations = [read_evaluation(path, saturations) for path in args.evaluation]
     if args.pictures is not None:
         picture_files(args.pictures)
     args.sizes = args.sizes or common_sizes(parts)
@@ -473,6 +481,12 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
     traced = "fp32" if quantization else args.precision
     card = make_card(parts, count_parameters(network), args.sizes, traced, evaluations, args)
+    try:
+        ModelCard.model_validate(card)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, found["loc"]))
+        raise ExportError(f"the service would refuse the model card: {where}: {found['msg']}") from None
     try:
         onnx.save(proto, temporary)
         card["agreement"] = compare(reference, temporary, args.sizes, args.pictures, traced)
@@ -502,7 +516,7 @@ class Quantization:
 
     def __init__(self, segmentation: Checkpoint, args: argparse.Namespace) -> None:
         info = read_info(args.calibration)
-        if [c.name for c in info.classes] != [c.name for c in segmentation.config.classes]:
+        if not same_classes(info.classes, segmentation.config.classes):
             raise ExportError(f"the classes of {args.calibration} are not those of the checkpoint")
         self.args = args
         self.calibration = Calibration(info, args.calibration_split, args.calibration_pictures, args.sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +39,21 @@ def random_start(*parts: nn.Module) -> None:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def start_mixing(convolutions: Iterable[nn.Module], alpha: float, beta: float) -> None:
+    """Start of the 1×1 convolutions, one of each of two tasks, that mix the features of both: [αI | βI] and [βI | αI].
+
+    Args:
+        convolutions: Of `TASKS` in their order; weights [C, 2C, 1, 1], the first task's channels first.
+        alpha: On the own task.
+        beta: On the other task.
+    """
+    for convolution, (left, right) in zip(convolutions, ((alpha, beta), (beta, alpha)), strict=True):
+        weight = convolution.get_parameter("weight")
+        eye = torch.eye(len(weight), device=weight.device)
+        with torch.no_grad():
+            weight.copy_(torch.cat([left * eye, right * eye], dim=1)[:, :, None, None])
 
 
 # ------------------------------------------------------------ residual blocks, with torchvision's names

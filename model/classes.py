@@ -66,5 +66,3 @@ NYU40 = class_set(
 )
 
 SUN37 = NYU40[:37]
-
-CLASS_SETS: dict[str, ClassSet] = {"nyu40": NYU40, "sun37": SUN37}

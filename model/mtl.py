@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.backbones import normalize
 from model.base import TASKS, Backbone, Network, Task, task_channels
-from model.blocks import conv_bn_relu, random_start
+from model.blocks import conv_bn_relu, random_start, start_mixing
 from model.heads import ASPPHead, FCNHead, PyramidPoolingHead
 
 Context = Literal["aspp", "pp", "fcn"]
@@ -78,23 +78,14 @@ class SEModule(nn.Module):
 class SWModule(nn.Module):
     """Shared weights between two branches: Y_t = [X_seg, X_depth] W_tᵀ, then 1×1 C → C/4 (equation 8).
 
-    W_t (C × 2C, no bias) starts as α on the own branch and β on the other: [αI | βI] and [βI | αI].
+    W_t (C × 2C, no bias) starts as α on the own branch and β on the other: [αI | βI] and [βI | αI]. The network sees
+    to that, after the random start of its other convolutions.
     """
 
-    def __init__(self, channels: int, alpha: float, beta: float) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.mix = nn.ModuleDict({task: nn.Conv2d(2 * channels, channels, 1, bias=False) for task in TASKS})
         self.lower = nn.ModuleDict({task: conv_bn_relu(channels, channels // 4) for task in TASKS})
-        self.start = (alpha, beta)
-
-    def reset_mix(self) -> None:
-        """Sets W_t to its start."""
-        alpha, beta = self.start
-        for task, (left, right) in zip(TASKS, ((alpha, beta), (beta, alpha)), strict=True):
-            weight = self.mix[task].get_parameter("weight")
-            eye = torch.eye(len(weight), device=weight.device)
-            with torch.no_grad():
-                weight.copy_(torch.cat([left * eye, right * eye], dim=1)[:, :, None, None])
 
     def forward(self, features: dict[Task, Tensor]) -> dict[Task, Tensor]:
         both = torch.cat([features[task] for task in TASKS], dim=1)  # [N, 2C, h, w]
@@ -141,6 +132,8 @@ class MultiTaskNetwork(Network):
             raise ValueError(f"context is one of {', '.join(get_args(Context))}, not {context}")
         if not tasks:
             raise ValueError("a network has one task or more")
+        if not set(tasks) <= set(TASKS) or len(set(tasks)) < len(tasks):
+            raise ValueError(f"tasks are some of {', '.join(TASKS)}, not {', '.join(map(str, tasks))}")
         self.tasks = tuple(tasks)
         self.backbone = backbone
         c1, c2, c3, c4 = backbone.channels
@@ -164,7 +157,7 @@ class MultiTaskNetwork(Network):
                 }
             )
             if sw:
-                self.sw = nn.ModuleList(SWModule(c, *sw) for c in handed_on)
+                self.sw = nn.ModuleList(SWModule(c) for c in handed_on)
 
         def head(outputs: int) -> nn.Module:
             if context == "aspp":
@@ -173,14 +166,11 @@ class MultiTaskNetwork(Network):
 
         outputs = task_channels(classes)
         self.heads = nn.ModuleDict({task: head(outputs[task]) for task in tasks})
-        self.reset_branches()
-
-    def reset_branches(self) -> None:
-        """Random start of everything but the encoder: He-normal, classifiers near 0, SW weights at (α, β)."""
         random_start(*(part for part in (self.se, self.sw, self.heads) if part is not None))
-        for module in self.modules():
-            if isinstance(module, SWModule):
-                module.reset_mix()
+        if sw:
+            for module in self.modules():
+                if isinstance(module, SWModule):
+                    start_mixing(module.mix.values(), *sw)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.backbone(normalize(image, self.saturation))

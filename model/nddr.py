@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.base import TASKS, StagedBackbone, Task
+from model.blocks import start_mixing
 from model.two_streams import TwoStreamNetwork
 
 
@@ -43,11 +44,7 @@ class NDDRLayer(nn.Module):
                 for task in TASKS
             }
         )
-        eye = torch.eye(channels)
-        for task, (left, right) in zip(TASKS, ((alpha, beta), (beta, alpha)), strict=True):
-            weight = self.reduce[task].get_parameter("0.weight")
-            with torch.no_grad():
-                weight.copy_(torch.cat([left * eye, right * eye], dim=1)[:, :, None, None])
+        start_mixing((layers.get_submodule("0") for layers in self.reduce.values()), alpha, beta)
 
     def forward(self, features: dict[Task, Tensor]) -> dict[Task, Tensor]:
         both = torch.cat([features[task] for task in TASKS], dim=1)  # [N, 2C, h, w]

@@ -124,6 +124,7 @@ class Batcher:
         queue_bytes: the most bytes that they take together.
         hang_s: an engine is lost after so many seconds in one call. A GPU may hang without a word; a call that outlasts
             every deadline is of no use to anybody.
+        on_lost: told, in some thread, when the last engine is lost and what waited was answered.
     """
 
     def __init__(
@@ -136,9 +137,11 @@ class Batcher:
         queue_size: int,
         queue_bytes: int,
         hang_s: float = HANG_S,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._owners = [_Owner(number, load) for number, load in enumerate(loaders)]
         self._on_failure = on_failure
+        self._on_lost = on_lost
         self._metrics = metrics
         self._max_batch = max_batch
         self._queue_size = queue_size
@@ -505,6 +508,8 @@ class Batcher:
         for item in waiting:
             if item.future.set_running_or_notify_cancel():
                 item.future.set_exception(_engines_lost())
+        if not left:
+            self._on_lost()
 
 
 def _engines_lost() -> Problem:

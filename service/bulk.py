@@ -26,7 +26,7 @@ from fastapi import params
 from pydantic import TypeAdapter, ValidationError
 
 from service import client_errors, errors, logs, routes
-from service.bulk_inputs import NO_DECODER, Failure, Inputs, Job, UsageError
+from service.bulk_inputs import NO_DECODER, Failure, Inputs, Job, Times, UsageError
 from service.cameras import Given
 from service.client import AsyncClient
 from service.cores import usable_cores
@@ -34,7 +34,7 @@ from service.devices import onnx_source
 from service.errors import EnginesLost, StartupError
 from service.metrics import Metrics
 from service.models import Models, until_ready
-from service.outputs import Options, Output
+from service.outputs import Options, Output, refuse_unused
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -148,6 +148,7 @@ def options_of(query: Mapping[str, Any], output: Output) -> Options:
     camera = {name: value for name, value in query.items() if name in Given.__dataclass_fields__}
     others = {name: value for name, value in query.items() if name not in camera}
     try:
+        refuse_unused(others, output)
         options = Options(Given(**camera), **others)
         options.check(output)
         return options
@@ -292,6 +293,8 @@ class _Run:
                     return
                 if isinstance(job, Failure):
                     self._progress.fail(job)
+                elif isinstance(job, Times):
+                    self._write_times(job)
                 elif not self._overwrite and _is_there(job.target):
                     self._progress.skipped += 1
                 else:
@@ -300,6 +303,12 @@ class _Run:
             raise _FatalError(f"cannot read {error.filename}: {error.strerror}") from None
         except UsageError as error:  # Something was taken away meanwhile.
             raise _FatalError(str(error)) from None
+
+    def _write_times(self, times: Times) -> None:
+        try:
+            write_atomically(times.target, times.content)
+        except OSError as error:
+            raise _FatalError(f"cannot write {times.target}: {error.strerror}") from None
 
     async def _one(self, job: Job, answer: Answer) -> None:
         try:

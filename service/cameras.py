@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,10 @@ PER_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 """Of EXIF's FocalPlaneResolutionUnit: how many millimetres it has; 2 is an inch."""
 FILM_DIAGONAL = math.hypot(36.0, 24.0)
 """Of 35 mm film, in mm."""
+
+PANORAMA = 6
+"""Of EXIF's CustomRendered, as phones write it."""
+_SPHERE = re.compile(rb"GPano:ProjectionType\W{1,9}equirectangular")
 
 Source = Literal["request", "exif", "assumed"]
 
@@ -104,7 +109,8 @@ def camera_of(upload: bytes, size: Size, given: Given) -> Camera:
     """The camera of an uploaded file, whose picture has `size` (height, width) as seen upright.
 
     Raises:
-        InvalidRequest: the request's values are impossible for a picture of this size.
+        InvalidRequest: the request's values are impossible for a picture of this size; or it has none, and the file
+            says that no lens has made this picture.
     """
     height, width = size
     cx, cy = (width - 1) / 2, (height - 1) / 2
@@ -112,14 +118,20 @@ def camera_of(upload: bytes, size: Size, given: Given) -> Camera:
         if not HFOV_RANGE[0] < given.hfov < HFOV_RANGE[1]:  # also where it is not a number
             raise InvalidRequest(f"hfov is {given.hfov:g} degrees; it must be between 1 and 179.")
         focal = width / 2 / math.tan(math.radians(given.hfov) / 2)
-        return _checked(Camera(focal, focal, cx, cy, "request"), size)
+        low, high = sorted(math.degrees(2 * math.atan(width / 2 / limit / max(size))) for limit in FOCAL_RANGE)
+        if not low <= given.hfov <= high:
+            raise InvalidRequest(
+                f"A field of view of {given.hfov:g} degrees is impossible for a picture of {width} x {height}; it must "
+                f"be between {low:.3g} and {high:.4g} degrees."
+            )
+        return Camera(focal, focal, cx, cy, "request")
     if given.fx is not None:
         fy = given.fx if given.fy is None else given.fy
         cx, cy = cx if given.cx is None else given.cx, cy if given.cy is None else given.cy
         return _checked(Camera(given.fx, fy, cx, cy, "request"), size)
-    film_mm = exif_focal_35mm(upload)
-    if film_mm is not None:
-        focal = film_mm / FILM_DIAGONAL * math.hypot(width, height)
+    diagonals = exif_focal(upload)
+    if diagonals is not None:
+        focal = diagonals * math.hypot(width, height)
         return Camera(focal, focal, cx, cy, "exif")
     focal = TYPICAL_FOCAL * max(size)
     return Camera(focal, focal, cx, cy, "assumed")
@@ -143,23 +155,52 @@ def _checked(camera: Camera, size: Size) -> Camera:
     return camera
 
 
-def exif_focal_35mm(upload: bytes) -> float | None:
-    """The focal length that EXIF has of a picture file, in mm of 35 mm film, or None where it is missing or makes no
-    sense: FocalLengthIn35mmFilm; or else FocalLength, with the size of the sensor by FocalPlaneXResolution.
+def exif_focal(upload: bytes) -> float | None:
+    """The focal length that EXIF has of a picture file, in diagonals of the picture, or None where it is missing or
+    makes no sense. Only the header is read; EXIF behind a PNG's pixels is not found.
 
-    Only the header is read; EXIF behind a PNG's pixels is not found.
+    Raises:
+        InvalidRequest: a picture of all directions, by its XMP (Google's Photo Sphere XMP Metadata).
     """
     name = sniff(upload)
     try:
         with Image.open(io.BytesIO(upload), formats=[str(name)]) as image:
+            xmp = image.info.get("xmp", b"")
+            if isinstance(xmp, bytes) and _SPHERE.search(xmp):
+                raise InvalidRequest(
+                    "The picture shows all directions (equirectangular), and depth is along the axis of a lens. Cut "
+                    "views from it, and give their hfov."
+                )
             # Asked for EXIF that it has not met yet, the PNG plugin would decode the pixels to get behind them.
             if name == "PNG" and "exif" not in image.info:
                 return None
             tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
+            if tags.get(ExifTags.Base.CustomRendered) == PANORAMA:
+                return None
             film_mm = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm) or _film_mm(tags))
+            if not EXIF_RANGE[0] <= film_mm <= EXIF_RANGE[1]:
+                return None
+            return film_mm / FILM_DIAGONAL * _whole(image.size, tags)
+    except InvalidRequest:
+        raise
     except Exception:  # A picture with corrupt EXIF is still a picture, and Pillow raises nearly anything on it.
         return None
-    return film_mm if EXIF_RANGE[0] <= film_mm <= EXIF_RANGE[1] else None
+
+
+def _whole(size: tuple[int, int], tags: Mapping[int, Any]) -> float:
+    """How many times as long the diagonal of what the camera took is as that of the picture, whose stored width and
+    height are `size`: 1, unless the picture was cut.
+
+    Programs that cut a picture, to a square say, leave EXIF as it was. Of a picture of other proportions than the
+    camera's, one side is taken to be whole.
+    """
+    width, height = size
+    across, down = tags.get(ExifTags.Base.ExifImageWidth), tags.get(ExifTags.Base.ExifImageHeight)
+    if not (isinstance(across, int) and isinstance(down, int) and across > 0 and down > 0):
+        return 1.0
+    if abs(width * across / (height * down) - 1) < SQUARE:  # Turned, and EXIF has not noticed.
+        across, down = down, across
+    return math.hypot(across, down) / math.hypot(width, height) * max(width / across, height / down)
 
 
 def _film_mm(tags: Mapping[int, Any]) -> float:

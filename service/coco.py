@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from service.answers import CameraUsed
+from service import measures
+from service.answers import CameraUsed, camera_used
 from service.images import UInt8
+from service.maps import Maps
 
 Int64 = NDArray[np.int64]
 
@@ -24,6 +26,10 @@ class Rle(BaseModel):
 
     size: Annotated[tuple[int, int], Field(description="Height and width.")]
     counts: Annotated[str, Field(description="COCO's compressed string.")]
+
+
+class Info(BaseModel):
+    description: Annotated[str, Field(description="`segdepth`, and the model's name and version.")]
 
 
 class Annotation(BaseModel):
@@ -54,6 +60,7 @@ class Category(BaseModel):
 class Coco(BaseModel):
     """A COCO document of one picture: one annotation for each class that is in it, largest first."""
 
+    info: Info
     images: list[Image]
     annotations: list[Annotation]
     categories: list[Category]
@@ -65,6 +72,29 @@ class Mask(NamedTuple):
     counts: str
     bbox: tuple[int, int, int, int]
     area: int
+
+
+def document(maps: Maps) -> Coco:
+    """The document of one picture. Without `file_name`, which only the caller knows."""
+    height, width = maps.box.size
+    measured = measures.measure(maps).classes
+    found = sorted(masks(maps.labels).items(), key=lambda item: -item[1].area)
+    return Coco(
+        info=Info(description=f"segdepth {maps.card.name} {maps.card.version}"),
+        images=[Image(width=width, height=height, camera=camera_used(maps))],
+        annotations=[
+            Annotation(
+                id=k,
+                category_id=id_,
+                segmentation=Rle(size=maps.box.size, counts=mask.counts),
+                bbox=mask.bbox,
+                area=mask.area,
+                median_depth_m=round(measured[id_].median_m, 4) if id_ in measured else None,
+            )
+            for k, (id_, mask) in enumerate(found, start=1)
+        ],
+        categories=[Category(id=info.id, name=info.name) for info in maps.card.classes],
+    )
 
 
 def masks(labels: UInt8) -> dict[int, Mask]:

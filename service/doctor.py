@@ -8,7 +8,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -21,7 +21,17 @@ from service.card import ModelCard
 from service.cores import usable_cores
 from service.devices import onnx_source
 from service.engine import Engine, SharingEngine
-from service.engine_cuda import CUDA, TENSORRT, driver_version, libraries, missing, needs
+from service.engine_cuda import (
+    CUDA,
+    TENSORRT,
+    CudaError,
+    CudaRuntime,
+    capability,
+    driver_version,
+    libraries,
+    missing,
+    needs,
+)
 from service.errors import StartupError
 from service.settings import Settings, kubernetes_variables
 from service.version import __version__
@@ -49,8 +59,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _packages()
     yield "ok", "providers", ", ".join(onnxruntime.get_available_providers())
     for provider, kind in ((CUDA, "cuda"), (TENSORRT, "tensorrt")):
-        if any(device.startswith(kind) for device in settings.devices):
-            yield from _gpu(provider, kind)
+        if wanted := [int(device.partition(":")[2] or 0) for device in settings.devices if device.startswith(kind)]:
+            yield from _gpu(provider, kind, wanted)
     yield "ok", "pictures", ", ".join(images.FORMATS)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     yield "ok" if files >= MIN_OPEN_FILES or files < 0 else "note", "limits", f"{files} open files at most"
@@ -86,7 +96,7 @@ def _packages() -> Iterator[Finding]:
     yield "ok", "packages", ", ".join([*found, f"onnxruntime {onnxruntime.__version__}"])
 
 
-def _gpu(provider: str, kind: str) -> Iterator[Finding]:
+def _gpu(provider: str, kind: str, wanted: Sequence[int] = ()) -> Iterator[Finding]:
     if provider not in onnxruntime.get_available_providers():
         install = ": install segdepth[gpu] instead of segdepth[cpu]" if provider == CUDA else ""
         yield "FAIL", kind, f"this onnxruntime is built without {provider}{install}"
@@ -96,6 +106,8 @@ def _gpu(provider: str, kind: str) -> Iterator[Finding]:
         yield "FAIL", "library", f"there is no {library}"
     if not absent:
         yield "ok", "library", ", ".join(libraries(provider))
+        for index in dict.fromkeys(wanted):
+            yield _capability(index)
     if version := driver_version():
         yield "ok", "driver", f"for CUDA {version:g} and older"
     if (command := shutil.which("nvidia-smi")) is None:
@@ -111,6 +123,13 @@ def _gpu(provider: str, kind: str) -> Iterator[Finding]:
         yield "ok", "gpu", line
     if done.returncode:
         yield "FAIL", "gpu", " ".join((done.stdout + done.stderr).split())[:200]
+
+
+def _capability(index: int) -> Finding:
+    try:
+        return "ok", "gpu", f"GPU {index} has compute capability {capability(CudaRuntime(), index)}"
+    except CudaError as error:
+        return "FAIL", "gpu", str(error)
 
 
 def _described(card: ModelCard) -> str:

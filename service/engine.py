@@ -251,16 +251,20 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     """Load an ONNX file.
 
     Raises:
-        StartupError: there is no such file, it cannot be read, or ONNX Runtime refuses it.
+        StartupError: there is no such file, it cannot be read, ONNX Runtime refuses it, or a provider fails with it.
     """
     try:
         if not path.is_file():
             raise StartupError(f"there is no model file {path}")
     except OSError as error:  # A folder that may not be searched, or a network drive that is gone.
         raise StartupError(f"the model file {path} cannot be read: {error.strerror}") from None
+    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        # Otherwise it prints what a provider failed with, tries again on the CPU, and that is what is told.
+        return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own exceptions have no common public base.
+        if first != CPU:  # Not the file, which was read on the CPU before: memory, the driver, a kernel.
+            raise StartupError(f"{path} cannot be loaded on {first}: {str(error)[:600]}") from None
         raise StartupError(f"{path} is not an ONNX file that ONNX Runtime can load: {str(error)[:300]}") from None
 
 

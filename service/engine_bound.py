@@ -15,6 +15,7 @@ Which device it is, is behind the protocol `Device`: CUDA (`service/engine_cuda.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -24,8 +25,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service.card import ModelCard
-from service.engine import DeviceLost, Prediction, Progress, buckets, warm_up
+from service.engine import DeviceLost, Prediction, Progress, buckets, check_run, warm_up
 from service.images import Size, UInt8
+
+log = logging.getLogger("segdepth")
 
 ALIGNMENT = 256
 """Of every map within a buffer; kernels may read and write many bytes at once."""
@@ -191,8 +194,27 @@ class BoundEngine:
     def warm_up(self, progress: Progress) -> None:
         """Run every size of the card with every bucket, in both sets of buffers, check the answers' shapes, and find
         `max_batch`."""
-        # One after the other they would all be in turn in one set of the two.
-        self.max_batch = warm_up(self, [bucket for bucket in self.buckets for _ in self._sets], progress)
+        # The largest first: ONNX Runtime keeps the memory of every batch, and what small ones left cannot hold large
+        # ones. Each bucket for all sets, or those of one after the other would all be in turn in one set of the two.
+        self.max_batch = warm_up(self, [bucket for bucket in reversed(self.buckets) for _ in self._sets], progress)
+        if self.max_batch < self.buckets[-1] and not self._graphs:  # A captured graph needs the memory it was given.
+            self._settle()
+
+    def _settle(self) -> None:
+        """Give back the memory of larger batches that were tried, and take what is needed."""
+        device = self._device
+        release = onnxruntime.RunOptions()
+        arena = f"{'gpu' if device.memory == 'cuda' else device.memory}:{device.index}"
+        release.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+        try:
+            for size, session in {id(session): (size, session) for size, session in self._sessions.items()}.values():
+                session.run_with_iobinding(self._sets[0].bound[size, 1][0], release)
+            device.drain()
+        except Exception as error:  # It costs memory; a device that is lost says so again below.
+            log.warning("the memory of larger batches is kept: %s", error)
+        for size in self._sessions:
+            for bucket in reversed(self.buckets[: self.buckets.index(self.max_batch) + 1]):
+                check_run(self, (bucket, *size))
 
     def infer(self, batch: UInt8) -> Prediction:
         return self.collect(self.submit(list(batch)))

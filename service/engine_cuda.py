@@ -13,6 +13,8 @@ import importlib.util
 import io
 import itertools
 import os
+import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,17 @@ WHOLE_MAPS = (
 TensorRT, but the CPU may not. Other kinds, such as Add and Concat, do both, and are no sign of anything."""
 SHOWN = 5
 
+CUDA_12 = "onnxruntime-gpu 1.26.0"
+"""The last release for CUDA 12: for drivers from 525 on and GPUs from Pascal on."""
+KNOWN_LINES = ((1, 28), (1, 31))
+"""Of ONNX Runtime, the first and the last whose published packages have the code below (it was read from 1.31.1)."""
+CODE: Mapping[str, tuple[Mapping[int, int], str]] = {
+    "x86_64": ({7: 5, 8: 0, 9: 0, 12: 0}, "7.5, 8.0 to 8.9, 9.0 and 12.x"),
+    "aarch64": ({8: 9, 9: 0, 12: 0}, "8.9, 9.0 and 12.x"),
+}
+"""By processor: for each major compute capability the least minor one that there is machine code for, and the same in
+words. Machine code runs from its minor capability on; there is no PTX in these packages to serve others by."""
+
 
 @dataclass(frozen=True)
 class GpuOptions:
@@ -46,7 +59,7 @@ class GpuOptions:
 
     Attributes:
         graphs: capture CUDA graphs.
-        memory: bytes that ONNX Runtime may take for the maps between layers, in each session; 0: all there are.
+        memory: bytes that ONNX Runtime may take in each session, for weights, maps and workspaces; 0: all there are.
         cache_dir: where TensorRT's engines are kept; None: in the user's cache folder.
         provider: further options of the provider, for comparing.
     """
@@ -117,7 +130,9 @@ def _sessions(
             "trt_engine_cache_path": str(folder / "{}x{}".format(*size)),
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
-            # Of a file in half precision, the layers that the file has in full precision stay so.
+            # A network that is not strongly typed: TensorRT may compute any layer in half precision then, also those
+            # that a file in half precision keeps in full (the layer that gives depth, softmax). Of a file in full
+            # precision none is.
             "trt_fp16_enable": "1" if card.precision == "fp16" else "0",
             "trt_cuda_graph_enable": "1" if options.graphs else "0",
             **profile(size, max_batch),
@@ -184,8 +199,11 @@ def _require(provider: str, name: str) -> None:
 
 def needs(provider: str = CUDA) -> str:
     """In words: what the installed ONNX Runtime was built for."""
-    tensorrt = " and TensorRT 10 (its package is tensorrt-cu" + cuda_major() + ")" if provider == TENSORRT else ""
-    return f"CUDA {cuda_major()} and cuDNN 9 (both come with segdepth[gpu]), a driver for CUDA {cuda_major()}{tensorrt}"
+    major = cuda_major()
+    # From 11 on those packages have another libnvinfer.
+    tensorrt = f" and TensorRT 10 (pip install 'tensorrt-cu{major}<11')" if provider == TENSORRT else ""
+    package = "segdepth[gpu]" if major == "13" else "onnxruntime-gpu[cuda,cudnn]"
+    return f"CUDA {major} and cuDNN 9 (both come with {package}), a driver for CUDA {major}{tensorrt}"
 
 
 def cuda_major() -> str:
@@ -196,8 +214,9 @@ def cuda_major() -> str:
 def libraries(provider: str = CUDA) -> dict[str, str]:
     """The libraries that the provider loads, and what they belong to."""
     major = cuda_major()
-    cufft = "12" if major == "13" else "11"
-    cuda = [f"libcublasLt.so.{major}", f"libcublas.so.{major}", f"libcufft.so.{cufft}", f"libcudart.so.{major}"]
+    cuda = [f"libcublasLt.so.{major}", f"libcublas.so.{major}", "libcurand.so.10", f"libcudart.so.{major}"]
+    if major == "12":  # Those for CUDA 13 (1.31.1) do not ask for it any more.
+        cuda.append("libcufft.so.11")
     found = {"libcuda.so.1": "the NVIDIA driver"} | dict.fromkeys(cuda, f"CUDA {major}")
     found["libcudnn.so.9"] = "cuDNN 9"
     if provider == TENSORRT:
@@ -209,8 +228,10 @@ def missing(provider: str = CUDA) -> list[str]:
     """Those libraries that cannot be loaded, with what they belong to; and the driver, where it is too old."""
     preload()
     absent = [f"{library} ({owner})" for library, owner in libraries(provider).items() if not _loads(library)]
-    if not absent and (version := driver_version()) < int(cuda_major()):
-        absent.append(f"driver for CUDA {cuda_major()} (the installed one is for CUDA {version:g})")
+    major = int(cuda_major())
+    if not absent and (version := driver_version()) < major:
+        older = f"; {CUDA_12} is for that one, see docs/gpu.md" if 12 <= version < 13 <= major else ""
+        absent.append(f"driver for CUDA {major} (the installed one is for CUDA {version:g}{older})")
     return absent
 
 
@@ -269,6 +290,7 @@ class CudaRuntime:
     SIGNATURES: Mapping[str, tuple[Any, ...]] = {
         "cudaSetDevice": (ctypes.c_int,),
         "cudaGetDeviceCount": (ctypes.c_void_p,),
+        "cudaDeviceGetAttribute": (ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
         "cudaMalloc": (ctypes.c_void_p, ctypes.c_size_t),
         "cudaFree": (ctypes.c_void_p,),
         "cudaHostAlloc": (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint),
@@ -305,12 +327,48 @@ class CudaRuntime:
         self(name, ctypes.byref(place), *arguments)
         return place.value or 0
 
+    def number(self, name: str, *arguments: Any) -> int:
+        """The same for an int."""
+        return self.new(name, *arguments) & 0xFFFFFFFF  # The upper half is not written.
+
+
+_MAJOR, _MINOR = 75, 76
+"""cudaDevAttrComputeCapabilityMajor and Minor."""
+
+
+def capability(cuda: CudaRuntime, index: int) -> str:
+    """The compute capability of a GPU, such as 9.0.
+
+    Raises:
+        CudaError: there is no such GPU, or the installed ONNX Runtime is known to have no code for it. It would load
+            the model and fail at the first kernel.
+    """
+    count = cuda.number("cudaGetDeviceCount")
+    if index >= count:
+        raise CudaError(f"there is no GPU {index}, only {count} (counted from 0)")
+    major, minor = (cuda.number("cudaDeviceGetAttribute", which, index) for which in (_MAJOR, _MINOR))
+    if (code := _code()) and minor < code[0].get(major, minor + 1):
+        raise CudaError(
+            f"GPU {index} has compute capability {major}.{minor}; onnxruntime {onnxruntime.__version__} has code for "
+            f"{code[1]}, see docs/gpu.md"
+        )
+    return f"{major}.{minor}"
+
+
+def _code() -> tuple[Mapping[int, int], str] | None:
+    """What the installed ONNX Runtime has machine code for; None where that is not known."""
+    # A plain number: nightly and own builds, which may have any code, mostly have a suffix.
+    version = re.fullmatch(r"(\d+)\.(\d+)\.\d+", onnxruntime.__version__)
+    if version is None or not KNOWN_LINES[0] <= (int(version[1]), int(version[2])) <= KNOWN_LINES[1]:
+        return None
+    return CODE.get(platform.machine()) if cuda_major() == "13" else None
+
 
 class CudaDevice:
     """A `Device`: one GPU, with a stream each for uploads, for computing and for downloads.
 
     Raises:
-        CudaError: no such GPU, or it does not work.
+        CudaError: no such GPU, none that ONNX Runtime has code for, or it does not work.
     """
 
     memory = "cuda"
@@ -327,9 +385,7 @@ class CudaDevice:
         self._cuda = cuda = runtime or CudaRuntime()
         self._memory: list[int] = []
         self._host_memory: list[int] = []
-        count = cuda.new("cudaGetDeviceCount") & 0xFFFFFFFF  # an int, of which the upper half is not written
-        if index >= count:
-            raise CudaError(f"there is no GPU {index}, only {count} (counted from 0)")
+        capability(cuda, index)
         cuda("cudaSetDevice", index)  # of this thread
         self._streams = [cuda.new("cudaStreamCreateWithFlags", self._NON_BLOCKING) for _ in range(3)]
         self._in, self.compute, self._out = self._streams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ Source = Callable[[], tuple[ModelCard, Sequence[Callable[[], Engine]]]]
 """Reads the card of the model file as it is now, and gives what loads its engines. Raises StartupError."""
 
 POLL_S = 0.05
+LOST_S = 1.0
+"""From the loss of the last engine to the end of the process: so long what waited may take to be answered."""
 
 
 class _Generation:
@@ -38,6 +41,9 @@ class _Generation:
 class Models:
     """Owns the pipelines: one, and during a reload the next one beside it.
 
+    Args:
+        on_failure: ends the process: the first model cannot be had, or every engine is lost where the settings say so.
+
     Raises:
         StartupError: the model file is not right.
     """
@@ -48,6 +54,7 @@ class Models:
         self._settings = settings
         self._source = source
         self._metrics = metrics
+        self._on_failure = on_failure
         self._sending = Sending(settings.queue_bytes)
         self._generation = _Generation(self._pipeline(*source(), on_failure))
         self._reloading = False
@@ -161,8 +168,22 @@ class Models:
             queue_size=self._settings.queue_size,
             queue_bytes=self._settings.queue_bytes,
             hang_s=self._settings.max_timeout_s,
+            on_lost=self._on_lost,
         )
         return Pipeline(self._settings, card, batcher, pixels, self._metrics, self._sending)
+
+    def _on_lost(self) -> None:
+        if self._settings.exit_when_lost:
+            timer = threading.Timer(LOST_S, self._end_if_lost)
+            timer.daemon = True
+            timer.start()
+
+    def _end_if_lost(self) -> None:
+        # Not for a model that is not the current one any more, nor in the middle of an orderly end.
+        if self.current.batcher.lost and not self.draining:
+            reason = StartupError("every engine is lost; this process ends, to be started again")
+            log.error("%s", reason.reason)
+            self._on_failure(reason)
 
 
 async def until_ready(batcher: Batcher, failures: Sequence[StartupError] = ()) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -33,6 +33,24 @@ MEDIA_TYPES: dict[Output, str] = {
 }
 
 
+_POINTS: tuple[Output, ...] = ("ply", "glb")
+ONLY_FOR: dict[str, tuple[Output, ...]] = {
+    "pictures": ("json",),
+    "color": _POINTS,
+    "max_points": _POINTS,
+    "min_confidence": ("json", "unreliable", "multipart", "zip", *_POINTS),
+}
+"""Parameters that are for some outputs only."""
+
+
+def refuse_unused(names: Iterable[str], output: Output) -> None:
+    """Raises InvalidRequest where a parameter says nothing about `output`. A depth map that was asked for with
+    `min_confidence` would be taken for one without what is below."""
+    for name in names:
+        if output not in ONLY_FOR.get(name, (output,)):
+            raise InvalidRequest(f"{name} is of no use with output={output}; it is for {', '.join(ONLY_FOR[name])}.")
+
+
 @dataclass(frozen=True)
 class Options:
     """What a request may say about its answer, besides which one it wants."""
@@ -54,7 +72,7 @@ class Options:
 
     def shows_picture(self, output: Output) -> bool:
         """Whether the answer has the uploaded picture's own colours in it."""
-        return output == "overlay" or (output in ("ply", "glb") and self.color == "picture")
+        return output == "overlay" or (output in _POINTS and self.color == "picture")
 
     def check(self, output: Output) -> None:
         """Raises InvalidRequest where `output` needs what is not given."""

@@ -87,7 +87,7 @@ def ply(points: Points, maps: Maps) -> bytes:
 
 # --- glTF 2.0 -------------------------------------------------------------------------------------------------
 
-FLOAT, UNSIGNED_SHORT, ARRAY_BUFFER, POINTS = 5126, 5123, 34962, 0
+FLOAT, ARRAY_BUFFER, POINTS = 5126, 34962, 0
 
 
 def glb(points: Points, maps: Maps) -> bytes:
@@ -98,10 +98,8 @@ def glb(points: Points, maps: Maps) -> bytes:
     if not len(points.xyz):
         return _glb(asset, b"")  # An accessor must not be empty.
     xyz = points.xyz * np.array([1, -1, -1], np.float32)
-    # Colours of vertices are linear; with 8 bits, dark ones would fall together. A fourth channel keeps them aligned.
-    rgba = np.full((len(xyz), 4), 65535, np.uint16)
-    rgba[:, :3] = _linear()[points.rgb]
-    buffers = [xyz.astype("<f4").tobytes(), rgba.astype("<u2").tobytes()]
+    # Colours of vertices are linear; with 8 bits, dark ones would fall together. Of 16, trimesh takes the lower 8.
+    buffers = [xyz.astype("<f4").tobytes(), _linear()[points.rgb].astype("<f4").tobytes()]
     count = len(xyz)
     asset["scenes"] = [{"nodes": [0]}]
     asset["nodes"] = [{"mesh": 0}]
@@ -116,7 +114,7 @@ def glb(points: Points, maps: Maps) -> bytes:
             **{"bufferView": 0, "componentType": FLOAT, "type": "VEC3", "count": count},
             **{"min": xyz.min(axis=0).tolist(), "max": xyz.max(axis=0).tolist()},
         },
-        {"bufferView": 1, "componentType": UNSIGNED_SHORT, "normalized": True, "type": "VEC4", "count": count},
+        {"bufferView": 1, "componentType": FLOAT, "type": "VEC3", "count": count},
     ]
     asset["bufferViews"] = [
         {"buffer": 0, "byteOffset": 0, "byteLength": len(buffers[0]), "target": ARRAY_BUFFER},
@@ -136,9 +134,8 @@ def _glb(asset: dict[str, Any], binary: bytes) -> bytes:
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
-def _linear() -> NDArray[np.uint16]:
-    """Linear light, 0 to 65535, of every 8-bit sRGB value (IEC 61966-2-1)."""
+def _linear() -> NDArray[np.float32]:
+    """Linear light, 0 to 1, of every 8-bit sRGB value (IEC 61966-2-1)."""
     s = np.arange(256) / 255
     light = np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
-    values: NDArray[np.uint16] = np.rint(light * 65535).astype(np.uint16)
-    return values
+    return light.astype(np.float32)

@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 
-from service import answers, coco, containers, images, measures, png, points
+from service import answers, coco, containers, images, png, points
 from service.answers import Trace
 from service.containers import Part
 from service.images import UInt8
@@ -18,7 +18,7 @@ COLLECTED: tuple[Picture, ...] = ("mask", "depth", "depth_color", "confidence")
 
 
 def render(maps: Maps, output: Output, options: Options, trace: Trace) -> Rendered:
-    """Make the answer. In a thread of the pool, for it may take as long as the network."""
+    """Make the answer. Not on the event loop: it may take as long as the network."""
     if output in get_args(Picture):
         return Rendered(picture(maps, output, options), PNG)
     match output:
@@ -33,7 +33,7 @@ def render(maps: Maps, output: Output, options: Options, trace: Trace) -> Render
         case "glb":
             body = points.glb(points.cloud(maps, options), maps)
         case "coco":
-            body = _coco(maps)
+            body = coco.document(maps).model_dump_json().encode()
         case _:
             body = _json(maps, options, trace)
     return Rendered(body, MEDIA_TYPES[output])
@@ -74,26 +74,3 @@ def _json(maps: Maps, options: Options, trace: Trace) -> bytes:
     names = answers.PICTURES if options.pictures else ()
     pngs = {name: picture(maps, name, options) for name in names}
     return answers.answer(maps, pngs, options, trace).model_dump_json().encode()
-
-
-def _coco(maps: Maps) -> bytes:
-    height, width = maps.box.size
-    measured = measures.measure(maps).classes
-    masks = sorted(coco.masks(maps.labels).items(), key=lambda item: -item[1].area)
-    annotations = [
-        coco.Annotation(
-            id=k,
-            category_id=id_,
-            segmentation=coco.Rle(size=maps.box.size, counts=mask.counts),
-            bbox=mask.bbox,
-            area=mask.area,
-            median_depth_m=round(measured[id_].median_m, 4) if id_ in measured else None,
-        )
-        for k, (id_, mask) in enumerate(masks, start=1)
-    ]
-    document = coco.Coco(
-        images=[coco.Image(width=width, height=height, camera=answers.camera_used(maps))],
-        annotations=annotations,
-        categories=[coco.Category(id=info.id, name=info.name) for info in maps.card.classes],
-    )
-    return document.model_dump_json().encode()

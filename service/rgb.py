@@ -1,17 +1,48 @@
-"""Any kind of picture as RGB, the same for the service and its client."""
+"""Any kind of picture as sRGB, the same for the service and its client."""
 
 from __future__ import annotations
 
+import io
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 UInt8 = NDArray[np.uint8]
 WHITE = (255, 255, 255)
+MAX_PROFILE_BYTES = 8 << 20
+"""The largest of printers' profiles have a few megabytes."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded picture of any of Pillow's modes as RGB: transparency on white, 16 bits scaled to 8."""
+    """A loaded picture of any of Pillow's modes as sRGB: transparency on white, 16 bits scaled to 8, and colours by the
+    picture's ICC profile. One that cannot be used is as none."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or len(profile) > MAX_PROFILE_BYTES:
+        return _rgb(image)
+    if image.mode != "CMYK":
+        image = _rgb(image)
+    transform = _to_srgb(profile, image.mode)
+    return _rgb(image) if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=8)  # A camera has one; to read it takes longer than to apply it.
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What makes the colours of a profile those of sRGB; None where they are, or where it is not for pictures of this
+    mode."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if space != mode or "sRGB" in (source.profile.profile_description or ""):
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):  # What lcms2 does not understand.
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As `to_rgb`, with colours as they are."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image  # Pillow's `convert` would copy it.
     if image.mode.startswith("I;16"):

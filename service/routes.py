@@ -26,6 +26,7 @@ from service.outputs import (
     Rendered,
     negotiate,
     negotiate_batch,
+    refuse_unused,
 )
 from service.pipeline import Pipeline
 from service.uploads import FIELD, FIELDS, read_upload, read_uploads
@@ -198,6 +199,7 @@ async def predict(
     taken from the picture's EXIF, or else assumed to be 0.85 longer sides of the picture. The answer says which.
     """
     wanted = negotiate(request.headers.get("accept", "*/*"), output)
+    refuse_unused(request.query_params, wanted)
     options.check(wanted)
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes, PARAMETERS)
@@ -228,6 +230,7 @@ async def predict_batch(
     `json` and `coco` come as multipart/mixed only. All parameters are for all pictures.
     """
     media_type = negotiate_batch(request.headers.get("accept", "*/*"), output)
+    refuse_unused(request.query_params, output)
     options.check(output)
     service.batcher.require_ready()
     uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, PARAMETERS)

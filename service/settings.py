@@ -35,9 +35,13 @@ class Settings(BaseSettings):
     cuda_graphs: bool = False
     """On `cuda` and `tensorrt`: capture each shape as a CUDA graph, which spares launches."""
     gpu_memory: Annotated[int, Field(ge=0)] = 0
-    """On `cuda` and `tensorrt`: the most bytes of GPU memory for the maps between layers; 0 sets no limit."""
+    """On `cuda` and `tensorrt`: the most bytes of GPU memory that ONNX Runtime takes in each session, for weights, the
+    maps between layers and workspaces; 0 sets no limit. CUDA's own memory and the pictures' buffers come on top."""
     cache_dir: Path | None = None
     """Where TensorRT's engines are kept; by default in `~/.cache/segdepth`."""
+    exit_when_lost: bool = False
+    """End with code 1, a second after the last engine is lost, so that whoever started the process starts it again: a
+    process does not get a lost device back. Kubernetes does so by its liveness probe, after a minute."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The TCP port; 0 takes a free one."""

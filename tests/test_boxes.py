@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_info
 
 from model.classes import NYU40
 from training import boxes
 from training.boxes_furniture import Draw, Piece
+from training.folder import in_processes
 
 NAMES = [c.name for c in NYU40]
 
@@ -181,6 +183,18 @@ def test_folder_format(made: Path) -> None:
         with Image.open(made / "depth" / f"{name}.png") as depth:
             assert depth.mode == "I;16"
             assert np.array_equal(np.asarray(depth), sample.depth)
+
+
+def threads(item: int) -> list[int]:
+    """Of the libraries that calculate in this process."""
+    return [library["num_threads"] for library in threadpool_info()]
+
+
+def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    found = list(in_processes(threads, range(2), workers=2))
+    assert found and all(counts and set(counts) == {1} for counts in found)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
 def test_two_workers_write_the_same_bytes(made: Path, tmp_path: Path) -> None:

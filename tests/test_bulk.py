@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +29,7 @@ from benchmarks import bulk as benchmark
 from benchmarks.common import free_port
 from service import bulk, bulk_inputs, cli, routes
 from service.bulk import Progress, for_many, write_atomically
-from service.bulk_inputs import Failure, Inputs, Job, UsageError
+from service.bulk_inputs import Failure, Inputs, Job, Times, UsageError
 from service.outputs import Output
 from service.settings import Settings
 
@@ -72,7 +73,11 @@ def inputs(*paths: object, out: Path = Path("out"), every: int = 1, max_bytes: i
 
 
 def targets(found: Inputs) -> list[str]:
-    return [str(job.target) for job in found if isinstance(job, Job)]
+    return [str(job.target) for job in jobs(found)]
+
+
+def jobs(found: Inputs) -> list[Job]:
+    return [job for job in found if isinstance(job, Job)]
 
 
 # --- what it is to work on
@@ -155,12 +160,13 @@ def test_too_large_a_file_is_not_read_whole(tmp_path: Path) -> None:
 # --- videos
 
 
-def write_video(path: Path, frames: int = 7, turned: bool = False) -> None:
+def write_video(path: Path, frames: int = 7, turned: bool = False, aspect: Fraction = Fraction(1)) -> None:
     av = pytest.importorskip("av", reason="PyAV is not installed")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.bit_rate = 4_000_000
+        stream.codec_context.sample_aspect_ratio = aspect
         for _ in range(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(quadrants(), format="rgb24")))
         container.mux(stream.encode())
@@ -177,10 +183,10 @@ def test_frames_of_a_video(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4")
     found = inputs(tmp_path, every=3, max_bytes=10**6)
     assert found.check() == 3
-    jobs = [job for job in found if isinstance(job, Job)]
-    assert [str(job.target) for job in jobs] == [f"out/clip.mp4/{k:06}.json" for k in (0, 3, 6)]
-    assert jobs[1].name.endswith("clip.mp4, frame 3")
-    frame = np.asarray(opened(jobs[2].read()))
+    frames = jobs(found)
+    assert targets(found) == [f"out/clip.mp4/{k:06}.json" for k in (0, 3, 6)]
+    assert frames[1].name.endswith("clip.mp4, frame 3")
+    frame = np.asarray(opened(frames[2].read()))
     assert frame.shape == (48, 64, 3) and np.abs(frame[8, 8].astype(int) - (255, 0, 0)).max() < 40
 
 
@@ -192,6 +198,57 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     assert frame.shape == (64, 48, 3)
     # The matrix turns clockwise: what was bottom left, blue, is top left.
     assert np.abs(frame[8, 8].astype(int) - (0, 0, 255)).max() < 40
+
+
+@pytest.mark.parametrize(
+    ("aspect", "width"), [(Fraction(4, 3), 85), (Fraction(8, 9), 57), (Fraction(1), 64), (Fraction(1000), 64)]
+)
+def test_pixels_of_videos_are_made_square(tmp_path: Path, aspect: Fraction, width: int) -> None:
+    """HDV has 1440 x 1080 of 4:3, DV 720 x 480 of 8:9; 1000:1 is a mistake."""
+    for turned in (False, True):
+        write_video(tmp_path / "clip.mp4", 1, turned, aspect)
+        frame = np.asarray(opened(jobs(inputs(tmp_path, max_bytes=10**6))[0].read())).astype(int)
+        assert frame.shape == ((width, 48, 3) if turned else (48, width, 3))
+        for side, color in ((-0.1, (255, 0, 0)), (0.1, (0, 255, 0))):  # Red becomes green in the middle.
+            at = round((0.5 + side) * width)
+            assert np.abs((frame[at, 40] if turned else frame[8, at]) - color).max() < 60
+
+
+def test_times_of_frames(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all of them, whichever are answered, and whatever was there before."""
+    write_video(tmp_path / "clip.mp4")
+    out = tmp_path / "out"
+    arguments = (tmp_path / "clip.mp4", "--out", out, "--output", "mask", "--model", tiny_model)
+    expected = "frame,seconds\n" + "".join(f"{k:06},{k / 10:.6f}\n" for k in range(7))
+    assert predict(*arguments, "--every", "3") == 0
+    assert re.search("3 done in .*, 0 failed", capsys.readouterr().err)
+    names = [f"clip.mp4/{k:06}.mask.png" for k in (0, 3, 6)]
+    assert list(files(out)) == [*names, "clip.mp4/frames.csv"]
+    table = out / "clip.mp4" / "frames.csv"
+    assert table.read_text() == expected
+    # As after a kill, which leaves none: only the end of the video makes it.
+    table.unlink()
+    (out / names[1]).unlink()
+    assert predict(*arguments, "--every", "3") == predict(*arguments, "--every", "2") == 0
+    assert table.read_text() == expected and len(files(out)) == 6
+    table.unlink()
+    table.mkdir()
+    capsys.readouterr()
+    assert predict(*arguments) == 1
+    assert f"segdepth: cannot write {table}: " in capsys.readouterr().err
+
+
+def test_frames_without_a_time(tmp_path: Path) -> None:
+    """A bare H.264 stream has none."""
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    with av.open(str(tmp_path / "clip.m4v"), "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(quadrants(), format="rgb24")))
+        container.mux(stream.encode())
+    *_, times = inputs(tmp_path)
+    assert times == Times(Path("out/clip.m4v/frames.csv"), b"frame,seconds\n000000,\n000001,\n")
 
 
 def test_titles_of_videos_may_be_in_any_encoding(tmp_path: Path) -> None:
@@ -208,14 +265,13 @@ def test_titles_of_videos_may_be_in_any_encoding(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"Salon bleu", b"Salon bl\xe9u"))
     found = inputs(tmp_path, max_bytes=10**6)
     assert found.check() == 1
-    (job,) = found
-    assert isinstance(job, Job) and opened(job.read()).size == (64, 48)
+    (job,) = jobs(found)
+    assert opened(job.read()).size == (64, 48)
 
 
 def test_frames_that_are_too_large_are_packed(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", frames=1)
-    (plain,), (packed,) = inputs(tmp_path, max_bytes=10**6), inputs(tmp_path, max_bytes=9000)
-    assert isinstance(plain, Job) and isinstance(packed, Job)
+    (plain,), (packed,) = jobs(inputs(tmp_path, max_bytes=10**6)), jobs(inputs(tmp_path, max_bytes=9000))
     assert len(plain.read()) > 9000 > len(packed.read())
     assert np.array_equal(np.asarray(opened(plain.read())), np.asarray(opened(packed.read())))
 

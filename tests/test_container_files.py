@@ -198,6 +198,14 @@ def test_stopping_waits_for_accepted_requests(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPLICAS)
+def test_a_replica_that_lost_its_devices_ends_so_that_docker_restarts_it(name: str) -> None:
+    """Docker looks at the end of a container and not at its health."""
+    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert passed(name)["SEGDEPTH_EXIT_WHEN_LOST"] == "${SEGDEPTH_EXIT_WHEN_LOST:-true}"
+    assert Settings(exit_when_lost=True).exit_when_lost and not Settings().exit_when_lost
+
+
+@pytest.mark.parametrize("name", REPLICAS)
 def test_the_balancer_sees_a_replica_going_before_it_is_gone(name: str) -> None:
     drain_s = default(name, "SEGDEPTH_DRAIN_S")
     checks = re.search(r"inter 1s fastinter 500ms fall 2", HAPROXY)

@@ -1,8 +1,9 @@
 """README.md and docs/: every command in them runs, every link leads somewhere, every table is complete.
 
 What stands in a fence is done from top to bottom, as a reader would: `sh` (or no language) in bash with a real server,
-`python` in one namespace per document. The tables below say what is shortened, what is only read by the script's own
-argument parser, and what is not run, each with its reason. A command that is in none of them is run as it stands.
+`python` in one namespace per document, `js` in Node.js where there is one. The tables below say what is shortened, what
+is only read by the script's own argument parser, and what is not run, each with its reason. A command that is in none
+of them is run as it stands.
 """
 
 from __future__ import annotations
@@ -249,6 +250,13 @@ def run_shell(fence: Fence, name: str, workplace: Workplace, monkeypatch: pytest
     assert process.returncode == 0, f"{name} line {fence.line}:\n{script}\n{output.decode(errors='replace')[-3000:]}"
 
 
+def run_node(node: str, fence: Fence, name: str, workplace: Workplace) -> None:
+    text = fence.text.replace("localhost:8000", f"127.0.0.1:{workplace.server.port}")
+    command = [node, "--input-type=module", "--eval", text]
+    done = subprocess.run(command, cwd=workplace.folder, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0 and "NaN" not in done.stdout, f"{name} line {fence.line}:\n{done.stdout}{done.stderr}"
+
+
 def follow(name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do what a document says."""
     for earlier in AFTER.get(name, []):
@@ -262,6 +270,8 @@ def follow(name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> 
         elif fence.language == "python" and not any(reason(NOT_RUN, name, line) for line in fence.text.splitlines()):
             text = re.sub(r"\b(localhost|127\.0\.0\.1):8000\b", f"127.0.0.1:{workplace.server.port}", fence.text)
             exec(compile("\n" * (fence.line - 1) + text, name, "exec"), namespace)
+        elif fence.language == "js" and (node := shutil.which("node")):
+            run_node(node, fence, name, workplace)
     workplace.done.add(name)
     namespace.clear()
     gc.collect()  # What a short script may leave open until its end is closed here, not in another test.
@@ -300,7 +310,7 @@ def test_every_exception_is_needed() -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_fences_say_what_they_hold(name: str) -> None:
     for fence in fences(name):
-        assert fence.language in {"", "sh", "bash", "console", "python", *DATA}, f"{name} line {fence.line}"
+        assert fence.language in {"", "sh", "bash", "console", "python", "js", *DATA}, f"{name} line {fence.line}"
         if fence.language == "json":
             json.loads(fence.text)
         elif fence.language == "toml":

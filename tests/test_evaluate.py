@@ -279,8 +279,13 @@ def test_command_takes_the_colours_away(tmp_path: Path, capsys: pytest.CaptureFi
         evaluation.main([*command, *more])
         results.append(json.loads(capsys.readouterr().out))
     plain, all_of_them, none = results
+    assert [result["saturation"] for result in results] == [1.0, 1.0, 0.0]
     assert plain == all_of_them and none["values"]["rmse"] != plain["values"]["rmse"]
     assert plain["notes"] == [] and none["notes"] == ["the network sees 0% of the colours"]
+    trained = NetworkConfig("mtl", "resnet18", CLASSES, {"saturation": 0.5})
+    save_checkpoint(path, Checkpoint(trained, trained.build().state_dict(), {"training": {"size": [48, 64]}}))
+    evaluation.main(command)
+    assert json.loads(capsys.readouterr().out)["saturation"] == 0.5
 
 
 def test_command_computes_delta_m(run: Any, tmp_path: Path) -> None:

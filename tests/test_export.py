@@ -250,10 +250,25 @@ def test_figures_by_test_time_augmentation_are_not_the_service_s(tmp_path: Path)
     result = {"data": "x", "split": "test", "protocol": "mtl", "values": {"miou": 0.5}, "augmentation": None}
     file = tmp_path / "result.json"
     file.write_text(json.dumps(result))
-    assert exporter.read_evaluation(file)["values"] == {"miou": 0.5}
+    assert exporter.read_evaluation(file, {1.0})["values"] == {"miou": 0.5}
     file.write_text(json.dumps({**result, "augmentation": {"scales": [1.0], "flip": True}}))
     with pytest.raises(exporter.ExportError, match="test-time augmentation"):
-        exporter.read_evaluation(file)
+        exporter.read_evaluation(file, {1.0})
+
+
+def test_figures_at_another_saturation_are_not_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"data": "x", "split": "test", "protocol": "mtl", "values": {}, "saturation": 0.0}))
+    assert exporter.read_evaluation(file, {0.0, 1.0})["data"] == "x"
+    with pytest.raises(exporter.ExportError, match=r"measured at saturation 0\.0"):
+        exporter.read_evaluation(file, {1.0})
+
+
+def test_a_card_that_the_service_would_refuse_is_not_written(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    with pytest.raises(SystemExit, match=r"the service would refuse the model card: input\.sizes"):
+        export(trained, out, "--sizes", "9000x320")
+    assert not out.exists()
 
 
 def test_the_card_says_for_which_focal_length_depth_is_metric(tmp_path: Path) -> None:

@@ -33,9 +33,13 @@ Manifest = dict[str, Any]
 @cache
 def rendered(overlay: str) -> list[Manifest]:
     """What `kubectl apply -k` would send."""
+    return built(FOLDER / overlay)
+
+
+def built(folder: Path) -> list[Manifest]:
     for builder in BUILDERS:
         if shutil.which(builder[0]):
-            done = subprocess.run([*builder, FOLDER / overlay], capture_output=True, text=True, timeout=60)
+            done = subprocess.run([*builder, folder], capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
             return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
     pytest.skip("neither kubectl nor kustomize is here")
@@ -211,6 +215,37 @@ def test_an_empty_node_is_not_kept_for_the_last_pod() -> None:
     assert budget["maxUnavailable"] == 1
     assert "minAvailable" not in budget
     assert "replicas" not in only("cpu", "Deployment")["spec"]
+
+
+def test_a_rollout_does_not_wait_for_a_gpu_that_nobody_gives_away() -> None:
+    strategies = {overlay: only(overlay, "Deployment")["spec"]["strategy"] for overlay in OVERLAYS}
+    assert strategies["gpu"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    assert strategies["cpu"] == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    least = {overlay: only(overlay, "ScaledObject")["spec"]["minReplicaCount"] for overlay in OVERLAYS}
+    assert least == {"cpu": 2, "gpu": 1}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_without_keda_or_the_operator_of_prometheus(overlay: str, tmp_path: Path) -> None:
+    """docs/kubernetes.md: leave out the line. A patch of what is not there is none."""
+    copy = tmp_path / "kubernetes"
+    shutil.copytree(FOLDER, copy)
+    file = copy / overlay / "kustomization.yaml"
+    text = file.read_text().replace("components:\n", "").replace("  - ../prometheus\n", "").replace("  - ../keda\n", "")
+    file.write_text(text)
+    assert "keda\n" not in text
+    kinds = {manifest["kind"] for manifest in built(copy / overlay)}
+    assert kinds == {manifest["kind"] for manifest in built_in(overlay)}
+
+
+def test_the_patch_for_nvidias_runtime(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    [fence] = [one for one in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S) if "runtimeClassName" in one]
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [kubernetes/gpu]\n{fence}")
+    [deployment] = [manifest for manifest in built(tmp_path) if manifest["kind"] == "Deployment"]
+    assert deployment["spec"]["template"]["spec"]["runtimeClassName"] == "nvidia"
+    kubernetes_validate.validate(deployment, "1.37", strict=True)
 
 
 # --- against the service

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import playwright.sync_api
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import ExifTags, Image, ImageOps
@@ -22,6 +23,7 @@ from service_client import encode, opened, quadrants
 from service_onnx import write_model
 from service_process import Server, start
 
+from service import png
 from service.containers import Part, multipart
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -124,14 +126,14 @@ def choose_view(page: Page, view: str) -> None:
     expect(page.locator("#panels")).to_have_attribute("data-view", view)
 
 
-def numbers(page: Page, png: bytes) -> tuple[dict[str, Any], np.ndarray]:
+def numbers(page: Page, file: bytes) -> tuple[dict[str, Any], np.ndarray]:
     """What the page's decoder makes of a PNG."""
     script = """async (text) => {
         const { decodePng } = await import("/page/png.js");
         const { data, ...about } = await decodePng(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
         return [about, [...data]];
     }"""
-    about, data = page.evaluate(script, base64.b64encode(png).decode())
+    about, data = page.evaluate(script, base64.b64encode(file).decode())
     return about, np.array(data)
 
 
@@ -208,28 +210,39 @@ def test_pointing_tells_what_the_maps_say(page: Page, server: Server) -> None:
 
 
 def test_the_decoder_gives_every_value(page: Page, server: Server) -> None:
-    """All depths of samples, all filters (a smooth picture uses them), 16 bits exactly."""
+    """Of what the service writes: 16 bits exactly, 8 bits, indices."""
     enter(page, server)
     rng = np.random.default_rng(0)
-    smooth = (np.add.outer(np.arange(37) ** 2, 300 * np.arange(53)) + rng.integers(0, 9, (37, 53))).astype(np.uint16)
-    about, data = numbers(page, encode(smooth))
-    assert about == {"width": 53, "height": 37, "depth": 16, "channels": 1}
-    assert np.array_equal(data.reshape(37, 53), smooth)
+    for shape in [(37, 53), (1, 1), (1, 300), (300, 1)]:
+        deep = rng.integers(0, 65536, shape).astype(np.uint16)
+        flat = (deep >> 8).astype(np.uint8)
+        palette = rng.integers(0, 256, (256, 3)).astype(np.uint8)
+        for pixels, file in [
+            (deep, png.encode(deep, text={"unit": "mm"})),
+            (flat, png.encode(flat)),
+            (flat, png.encode(flat, palette=palette)),
+        ]:
+            about, data = numbers(page, file)
+            assert about == {"width": shape[1], "height": shape[0]}
+            assert np.array_equal(data.reshape(shape), pixels)
 
-    color = np.stack([smooth >> 8, smooth & 255, smooth >> 4 & 255], axis=2).astype(np.uint8)
-    about, data = numbers(page, encode(color))
-    assert about["channels"] == 3
-    assert np.array_equal(data.reshape(37, 53, 3), color)
 
-    for colors, bits in [(2, 1), (4, 2), (16, 4), (200, 8)]:
-        indices = rng.integers(0, colors, (37, 53)).astype(np.uint8)
-        image = Image.fromarray(indices)
-        image.putpalette(rng.integers(0, 256, 3 * colors).astype(np.uint8).tobytes())
-        out = io.BytesIO()
-        image.save(out, "PNG", bits=bits)
-        about, data = numbers(page, out.getvalue())
-        assert about["depth"] == bits
-        assert np.array_equal(data.reshape(37, 53), indices)
+def test_the_decoder_refuses_what_the_service_does_not_write(page: Page, server: Server) -> None:
+    enter(page, server)
+    ramp = np.add.outer(np.arange(37) ** 2, 300 * np.arange(53)).astype(np.uint16)
+    file = png.encode(ramp)
+    few = Image.fromarray((ramp & 15).astype(np.uint8))
+    few.putpalette(bytes(range(48)))
+    for other, reason in [
+        (b"GIF89a" + bytes(50), "not a PNG"),
+        (file[:40], "a PNG without pixels"),
+        (png.encode(np.zeros((3, 4, 3), np.uint8)), "a PNG that no map is"),
+        (encode(few, bits=4), "a PNG that no map is"),
+        (encode(ramp), "another filter than Up"),  # Pillow chooses one for each row.
+        (file.replace(b"\0\0\0\x25\x10", b"\0\0\0\x26\x10"), "too few or too many pixels"),  # IHDR's height
+    ]:
+        with pytest.raises(playwright.sync_api.Error, match=reason):
+            numbers(page, other)
 
 
 def test_depth_has_colours_and_a_scale(page: Page, server: Server) -> None:
@@ -450,8 +463,7 @@ def synthetic(valid: bool = True) -> tuple[bytes, str]:
     depth[0, 0] = 0
     if not valid:
         depth[:] = 0
-    labels = Image.fromarray(np.zeros((30, 40), np.uint8))
-    labels.putpalette([9, 9, 9])
+    mask = png.encode(np.zeros((30, 40), np.uint8), palette=np.full((1, 3), 9, np.uint8))
     info = {"id": 0, "name": "<b>wall</b>", "color": [9, 9, 9], "fraction": 1.0, "median_depth_m": 2.0}
     timing = dict.fromkeys(("decode", "queue", "infer", "encode", "total"), 1.0)
     metadata = {
@@ -463,10 +475,10 @@ def synthetic(valid: bool = True) -> tuple[bytes, str]:
     body = multipart(
         [
             Part("metadata.json", "application/json", httpx.Request("POST", "http://x", json=metadata).read()),
-            Part("mask.png", "image/png", encode(labels)),
-            Part("depth.png", "image/png", encode(depth)),
+            Part("mask.png", "image/png", mask),
+            Part("depth.png", "image/png", png.encode(depth)),
             Part("depth_color.png", "image/png", b""),
-            Part("confidence.png", "image/png", encode(np.full((30, 40), 255, np.uint8))),
+            Part("confidence.png", "image/png", png.encode(np.full((30, 40), 255, np.uint8))),
         ]
     )
     return body

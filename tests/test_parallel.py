@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model.checkpoint import load_checkpoint
 from training.boxes import write_dataset
-from training.train import CHECKPOINT, main
+from training.start import CHECKPOINT
+from training.train import main
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = str(ROOT / "training" / "train.py")

@@ -19,7 +19,8 @@ from model.classes import IGNORE, NYU40, SUN37
 from training import prepare, prepare_nyud
 from training.data import DataError, FolderDataset, read_info
 from training.prepare_check import check_folder
-from training.prepare_folder import load_old_mat, make_splits, open_mat73
+from training.prepare_folder import make_splits
+from training.prepare_matlab import load_old_mat, open_mat73
 from training.prepare_nyud import prepare_nyud as run_nyud
 from training.prepare_sunrgbd import decode_depth, prepare_sunrgbd, sample_path
 

@@ -90,7 +90,6 @@ def small_room(seed: int = 0, brightness: float = 1.0) -> Room:
             (0, -1, 0),
             (2.4, 0.5),
             (3 * brightness, 3 * brightness, 4 * brightness),
-            "daylight",
         ),
     )
     x, y = np.meshgrid(np.arange(0.5, WIDTH, 0.4), np.arange(0.5, LENGTH, 0.4))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from service_client import FakeEngine, until
+from service_client import FakeEngine, ask, encode, fake_app, quadrants, until
+from service_process import start
 from starlette.requests import Request
 
+from service import app, models
 from service.batcher import Batcher
 from service.context import RequestContext, begin
 from service.deadline import within
@@ -35,6 +40,7 @@ from service.errors import (
     Stopping,
 )
 from service.metrics import Metrics
+from service.settings import Settings
 
 
 @asynccontextmanager
@@ -619,6 +625,93 @@ async def fill_more(engine: FakeEngine, batcher: Batcher, count: int) -> list[as
         await asyncio.sleep(0)
     engine.gate.set()
     return tasks
+
+
+def test_the_loss_of_the_last_engine_is_told_when_what_waited_is_answered() -> None:
+    told: list[list[bool]] = []
+
+    async def test() -> None:
+        engines = [FakeEngine(), FakeEngine()]
+        waiting: list[asyncio.Task[Any]] = []
+        async with running(*engines, max_batch=1, on_lost=lambda: told.append([batcher.lost])) as batcher:
+            for engine in engines:
+                engine.gate.clear()
+                engine.fail = True
+            waiting.extend(asyncio.create_task(batcher.infer(canvas(k))) for k in range(9))
+            await until(lambda: all(engine.batches for engine in engines))
+            engines[0].gate.set()
+            await until(lambda: engines[0].closed)
+            assert not told
+            engines[1].gate.set()
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            assert Counter(map(type, results)) == {InferenceFailed: 6, EnginesLost: 3}
+            await until(lambda: told)
+        assert told == [[True]]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_process_without_engines_ends_where_it_is_to(monkeypatch: pytest.MonkeyPatch, chosen: bool) -> None:
+    monkeypatch.setattr(models, "LOST_S", 0.05)
+    ended: list[StartupError] = []
+    monkeypatch.setattr(app, "_end_process", ended.append)
+
+    async def test(client: httpx.AsyncClient) -> None:
+        while (await client.post("/predict", content=encode(quadrants()))).status_code == 500:
+            pass
+        if chosen:
+            await until(lambda: ended)
+        else:
+            await asyncio.sleep(0.2)
+
+    engine = FakeEngine()
+    engine.fail = True
+    ask(test, fake_app(engine, exit_when_lost=chosen))
+    assert [error.reason for error in ended] == [
+        "every engine is lost; this process ends, to be started again"
+    ] * chosen
+
+
+@pytest.mark.parametrize("why", ["reloaded", "draining"])
+def test_an_end_that_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    monkeypatch.setattr(models, "LOST_S", 0.3)
+    ended: list[StartupError] = []
+    engines = [FakeEngine(), FakeEngine()]
+    engines[0].fail = True
+    loaded = iter(engines)
+
+    async def test() -> None:
+        owner = models.Models(
+            Settings(exit_when_lost=True), lambda: (engines[0].card, [lambda: next(loaded)]), Metrics(), ended.append
+        )
+        owner.start()
+        await until(lambda: owner.current.batcher.ready)
+        for _ in range(3):
+            with pytest.raises(InferenceFailed):
+                await owner.current.batcher.infer(canvas(1, 48, 64))
+        assert owner.current.batcher.lost
+        if why == "reloaded":
+            await owner.reload()
+        else:
+            owner.draining = True
+        await asyncio.sleep(0.5)
+        await owner.close()
+
+    asyncio.run(test())
+    assert not ended
+
+
+def test_a_server_without_engines_ends_with_1() -> None:
+    script = Path(__file__).parent / "obedient_server.py"  # A black picture fails.
+    with start(command=[sys.executable, str(script)], SEGDEPTH_EXIT_WHEN_LOST="true") as server:
+        server.wait_ready()
+        for _ in range(3):
+            assert httpx.post(f"{server.url}/predict", content=encode(quadrants() * 0)).status_code == 500
+        code, printed = server.ended(20)
+    assert code == 1
+    assert "engine 0 is lost, 0 are left" in printed
+    assert printed.splitlines()[-1] == "segdepth: every engine is lost; this process ends, to be started again"
 
 
 def test_a_failure_now_and_then_is_no_loss() -> None:

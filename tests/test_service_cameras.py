@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 from pathlib import Path
@@ -18,7 +19,7 @@ from service_process import start
 
 from benchmarks import served_quality
 from service import images
-from service.cameras import Camera, Given, camera_of, exif_focal_35mm, metric_depth
+from service.cameras import Camera, Given, camera_of, exif_focal, metric_depth
 from service.card import ModelCard
 from service.errors import InvalidRequest
 from service.images import letterbox
@@ -64,7 +65,8 @@ def test_exif(format: str) -> None:
 
 @pytest.mark.parametrize(("focal", "read"), [(9, None), (10, 10.0), (400, 400.0), (401, None), (0, None)])
 def test_only_sensible_exif_counts(focal: int, read: float | None) -> None:
-    assert exif_focal_35mm(with_exif(focal)) == read
+    found = exif_focal(with_exif(focal))
+    assert found == (None if read is None else pytest.approx(read / math.hypot(36, 24)))
     assert camera_of(with_exif(focal), (48, 64), Given()).source == ("assumed" if read is None else "exif")
 
 
@@ -95,8 +97,10 @@ def with_sensor(**tags: Any) -> bytes:
     ],
 )
 def test_exif_of_the_sensor(tags: dict[str, Any], film_mm: float | None) -> None:
-    found = exif_focal_35mm(with_sensor(**tags))
-    assert found == (None if film_mm is None else pytest.approx(film_mm, rel=1e-4))
+    found = exif_focal(with_sensor(**tags))
+    # The picture of 64 x 48 is as high as the sensor's, and not as wide.
+    whole = 48 / 4000 * math.hypot(6000, 4000) / math.hypot(64, 48)
+    assert found == (None if film_mm is None else pytest.approx(film_mm / math.hypot(36, 24) * whole, rel=1e-4))
 
 
 def test_corrupt_exif_is_ignored() -> None:
@@ -104,11 +108,11 @@ def test_corrupt_exif_is_ignored() -> None:
     for start_of_exif in (photo.index(b"Exif") + 6, photo.index(b"Exif") + 14):
         for rubbish in (b"\xff" * 12, b"\x00" * 12, b"II*\x00\xff\xff\xff\xff"):
             broken = photo[:start_of_exif] + rubbish + photo[start_of_exif + len(rubbish) :]
-            assert exif_focal_35mm(broken) is None
+            assert exif_focal(broken) is None
     for text in ("wide", "nan", "inf"):
-        assert exif_focal_35mm(with_exif(text)) is None
-    assert exif_focal_35mm(PICTURE) is None
-    assert exif_focal_35mm(b"no picture") is None
+        assert exif_focal(with_exif(text)) is None
+    assert exif_focal(PICTURE) is None
+    assert exif_focal(b"no picture") is None
 
 
 def test_exif_is_read_without_decoding_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +121,55 @@ def test_exif_is_read_without_decoding_pixels(monkeypatch: pytest.MonkeyPatch) -
 
     photos = [with_exif(26), with_exif(26, format="PNG"), with_exif(26, format="WEBP"), PICTURE]
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-    assert [exif_focal_35mm(photo) for photo in photos] == [26, 26, 26, None]
+    focal = pytest.approx(26 / math.hypot(36, 24))
+    assert [exif_focal(photo) for photo in photos] == [focal, focal, focal, None]
+
+
+# Of 640 x 480 by the camera: fx = 26 / 43.27 * 800.
+WHOLE = 26 / math.hypot(36, 24) * 800
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "expected"),
+    [
+        ((640, 480), 1, WHOLE),
+        ((320, 240), 1, WHOLE / 2),
+        ((480, 480), 1, WHOLE),  # cut to a square
+        ((240, 240), 1, WHOLE / 2),  # and made smaller
+        ((640, 360), 1, WHOLE),
+        ((480, 640), 1, WHOLE),  # turned, with EXIF that says nothing of it
+        ((640, 480), 6, WHOLE),
+    ],
+)
+def test_a_picture_that_was_cut_has_the_lens_of_the_whole(
+    size: tuple[int, int], orientation: int, expected: float
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif.get_ifd(0x8769).update({0xA405: 26, 0xA002: 640, 0xA003: 480})
+    data = io.BytesIO()
+    Image.new("RGB", size).save(data, "JPEG", exif=exif.tobytes())
+    upright = size if orientation > 4 else size[::-1]
+    camera = camera_of(data.getvalue(), upright, Given())
+    assert (camera.fx, camera.source) == (pytest.approx(expected), "exif")
+
+
+def test_a_panorama_has_no_lens() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0xA405: 26, 0xA401: 6})
+    assert exif_focal(encode(quadrants(), "JPEG", exif=exif.tobytes())) is None
+
+
+@pytest.mark.parametrize(
+    "projection",
+    ['GPano:ProjectionType="equirectangular"', "<GPano:ProjectionType>equirectangular<"],
+)
+def test_a_picture_of_all_directions_is_refused_unless_it_has_a_camera(projection: str) -> None:
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/">{projection}</x:xmpmeta>'.encode()
+    photo = encode(quadrants(), "JPEG", xmp=xmp)
+    problem = check_problem(ask(lambda c: c.post("/predict", content=photo)), 422)
+    assert "equirectangular" in problem["detail"]
+    assert ask(lambda c: c.post("/predict?hfov=60", content=photo)).status_code == 200
 
 
 def test_else_a_typical_camera_is_assumed() -> None:
@@ -148,7 +200,7 @@ IMPOSSIBLE = {
     "hfov 1": ("hfov=1", "hfov"),
     "hfov 179": ("hfov=179", "hfov"),
     "hfov not a number": ("hfov=nan", "hfov"),
-    "hfov beyond any lens": ("hfov=178", "between 3.2 and 6400 pixels"),
+    "hfov beyond any lens": ("hfov=178", "between 0.573 and 168.6 degrees"),
 }
 
 

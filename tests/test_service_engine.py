@@ -10,13 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto
 from service_client import FakeEngine
 from service_onnx import card, write_model
 
 from service.devices import load_engine
-from service.engine import Engine, OnnxEngine, Prediction, read_card, warm_up
+from service.engine import Engine, OnnxEngine, Prediction, open_session, read_card, session_options, warm_up
 from service.errors import StartupError
 
 
@@ -228,3 +229,23 @@ def test_what_openvino_cannot_run_is_one_line(tiny_model: Path, monkeypatch: pyt
 def test_load_engine_takes_onnx_runtime_on_the_cpu(tiny_model: Path) -> None:
     engine = load_engine(tiny_model, "cpu", threads=1)
     assert isinstance(engine, OnnxEngine) and engine.provider == "CPUExecutionProvider"
+
+
+def test_what_a_provider_fails_with_is_told_and_no_other_is_taken(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[Any] = []
+
+    def create(self: Any, providers: Any, *rest: Any) -> None:
+        tried.append(providers)
+        raise RuntimeError("CUDNN failure 1003:\n" + "x" * 1000)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", create)
+    with pytest.raises(StartupError) as caught:
+        open_session(tiny_model, session_options(), [("CUDAExecutionProvider", {"device_id": "0"})])
+    start = f"{tiny_model} cannot be loaded on CUDAExecutionProvider: CUDNN failure 1003: xxx"
+    assert caught.value.reason.startswith(start) and len(caught.value.reason) > len(start) + 500
+    assert tried == [[("CUDAExecutionProvider", {"device_id": "0"})]]
+    with pytest.raises(StartupError, match="is not an ONNX file that ONNX Runtime can load: CUDNN"):
+        open_session(tiny_model, session_options(), ["CPUExecutionProvider"])
+    assert capsys.readouterr().out == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,57 @@ def test_every_bucket_of_every_size_is_warmed_in_both_sets(tiny_model: Path) -> 
     assert {id(binding) for binding, _ in session.shapes} == warmed
     engine.close()
     assert device.closed
+
+
+def test_the_largest_batch_is_run_first(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ONNX Runtime keeps of small batches is of no use for larger ones, and the other way round it is."""
+    shapes: list[tuple[int, ...]] = []
+    engine = bound_engine(tiny_model, max_batch=4)
+    infer = engine.infer
+    monkeypatch.setattr(engine, "infer", lambda batch: shapes.append(batch.shape[:3]) or infer(batch))
+    engine.warm_up(lambda done, total: None)
+    assert shapes[:12] == [(n, *size) for size in SIZES for n in (4, 4, 2, 2, 1, 1)]
+    engine.close()
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_the_memory_of_batches_that_gain_nothing_is_given_back(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool
+) -> None:
+    engine = bound_engine(tiny_model, max_batch=4, graphs=graphs)
+    (session,) = {id(session): session for session in engine._sessions.values()}.values()
+    arenas: list[str] = []
+    run = session.run_with_iobinding
+
+    def noted(binding: Any, options: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # Most runs have no such entry.
+            arenas.append(options.get_run_config_entry("memory.enable_memory_arena_shrinkage"))
+        run(binding, options)
+
+    batches: list[int] = []
+    infer = engine.infer
+    monkeypatch.setattr(session, "run_with_iobinding", noted)
+    monkeypatch.setattr(engine, "infer", lambda batch: batches.append(len(batch)) or infer(batch))
+    monkeypatch.setattr("service.engine._gains", lambda engine, few, many: many == 2)
+    engine.warm_up(lambda done, total: None)
+    assert engine.max_batch == 2
+    assert arenas == ([] if graphs else ["cpu:0"])
+    assert batches[12:] == ([] if graphs else [2, 1, 2, 1])  # Of both sizes, what will be needed.
+    plain = OnnxEngine(tiny_model, threads=1)
+    check(engine.infer(pictures(5, 2)), plain.infer(pictures(5, 2)))
+    engine.close()
+
+
+def test_memory_that_cannot_be_given_back_is_no_reason_not_to_start(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = bound_engine(tiny_model, max_batch=2)
+    engine._device.index = 7  # There is no arena of that name.
+    monkeypatch.setattr("service.engine._gains", lambda engine, few, many: False)
+    engine.warm_up(lambda done, total: None)
+    assert engine.max_batch == 1
+    assert "the memory of larger batches is kept: " in caplog.text
+    engine.close()
 
 
 def test_every_bound_shape_has_a_graph_of_its_own(tiny_model: Path) -> None:

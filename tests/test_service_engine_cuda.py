@@ -5,6 +5,7 @@ There is no GPU in these tests. The calls go to a small libcudart of our own, wh
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,8 +29,9 @@ CUDART = r"""
 #include <stdlib.h>
 #include <string.h>
 typedef void *P;
-static int lost = 0, live = 0, device = -1;
+static int lost = 0, live = 0, device = -1, major = 9, minor = 0;
 void fake_lose(int code) { lost = code; }
+void fake_capability(int a, int b) { major = a; minor = b; }
 int fake_live(void) { return live; }
 int fake_device(void) { return device; }
 const char *cudaGetErrorString(int code) { return code == 719 ? "unspecified launch failure" : "out of memory"; }
@@ -37,6 +39,8 @@ const char *cudaGetErrorString(int code) { return code == 719 ? "unspecified lau
 static int make(P *to, size_t n) { TRY; if (n > 1u << 30) return 2; *to = malloc(n); live++; return 0; }
 static int drop(P p) { TRY; free(p); live--; return 0; }
 int cudaGetDeviceCount(int *n) { TRY; *n = 2; return 0; }
+int cudaDeviceGetAttribute(int *value, int which, int n)
+{ TRY; if ((which != 75 && which != 76) || n > 1) return 1; *value = which == 75 ? major : minor; return 0; }
 int cudaSetDevice(int n) { TRY; device = n; return 0; }
 int cudaMalloc(P *p, size_t n) { return make(p, n); }
 int cudaFree(P p) { return drop(p); }
@@ -70,7 +74,9 @@ def cudart(tmp_path_factory: pytest.TempPathFactory) -> CudaRuntime:
 def _whole(request: pytest.FixtureRequest) -> Any:
     yield
     if "cudart" in request.fixturenames:
-        request.getfixturevalue("cudart")._library.fake_lose(0)
+        library = request.getfixturevalue("cudart")._library
+        library.fake_lose(0)
+        library.fake_capability(9, 0)
 
 
 # --- the device
@@ -106,6 +112,70 @@ def test_what_fails_is_named(cudart: CudaRuntime) -> None:
     device.close()
     with pytest.raises(CudaError, match=r"libnotthere\.so"):
         CudaRuntime("libnotthere.so")
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "served"),
+    [
+        *(("x86_64", one, True) for one in ((7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0), (12, 1))),
+        *(("x86_64", one, False) for one in ((6, 1), (7, 0), (7, 2), (10, 0), (10, 3), (11, 0), (13, 0))),
+        *(("aarch64", one, True) for one in ((8, 9), (9, 0), (12, 1))),
+        *(("aarch64", one, False) for one in ((7, 5), (8, 0), (8, 7), (10, 0), (11, 0))),
+        ("riscv64", (5, 0), True),  # Nothing is known of it.
+    ],
+)
+def test_a_gpu_that_onnx_runtime_has_no_code_for_is_named(
+    cudart: CudaRuntime, monkeypatch: pytest.MonkeyPatch, machine: str, capability: tuple[int, int], served: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(onnxruntime, "__version__", "1.31.1")
+    cudart._library.fake_capability(*capability)
+    before = cudart._library.fake_live()
+    words = "{}.{}".format(*capability)
+    if served:
+        CudaDevice(1, cudart).close()
+        assert engine_cuda.capability(cudart, 1) == words
+        return
+    with pytest.raises(
+        CudaError, match=rf"^GPU 1 has compute capability {words}; onnxruntime 1\.31\.1 has code"
+    ) as caught:
+        CudaDevice(1, cudart)
+    assert ("7.5, 8.0 to 8.9, 9.0 and 12.x" in str(caught.value)) == (machine == "x86_64")
+    assert cudart._library.fake_live() == before
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "checked"),
+    [
+        ("1.28.0", "13.0", True),
+        ("1.31.1", "", True),
+        ("1.26.0", "12.8", False),
+        ("1.27.0", "13.0", False),
+        ("1.32.0", "13.1", False),
+        ("1.31.1", "12.9", False),
+        ("1.31.0.dev20270101", "13.0", False),
+        ("2.0.0", "", False),
+    ],
+)
+def test_of_an_onnx_runtime_that_is_not_known_no_gpu_is_refused(
+    cudart: CudaRuntime, monkeypatch: pytest.MonkeyPatch, version: str, cuda: str, checked: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    monkeypatch.setattr(onnxruntime, "cuda_version", cuda, raising=False)
+    cudart._library.fake_capability(10, 0)
+    if checked:
+        with pytest.raises(CudaError, match=r"compute capability 10\.0"):
+            engine_cuda.capability(cudart, 0)
+    else:
+        assert engine_cuda.capability(cudart, 0) == "10.0"
+
+
+def test_the_pinned_onnx_runtime_is_a_known_one() -> None:
+    pins = (Path(__file__).parent.parent / "constraints.txt").read_text()
+    (line,) = re.findall(r"^onnxruntime-gpu==(\d+)\.(\d+)\.", pins, re.MULTILINE)
+    # Another one has other code: `cuobjdump --list-elf libonnxruntime_providers_cuda.so`, and `CODE`.
+    assert tuple(map(int, line)) == engine_cuda.KNOWN_LINES[1]
 
 
 # --- the engine
@@ -259,6 +329,10 @@ def test_a_provider_that_is_not_there_after_all(tiny_model: Path, gpu: Any) -> N
 def test_a_gpu_that_is_not_there_or_does_not_work(tiny_model: Path, gpu: Any) -> None:
     with pytest.raises(StartupError, match="device cuda:7 cannot be used: there is no GPU 7, only 2"):
         load_engine(tiny_model, "cuda:7")
+    gpu.cudart._library.fake_capability(5, 2)
+    with pytest.raises(StartupError, match=r"device cuda:0 cannot be used: GPU 0 has compute capability 5\.2; onnxr"):
+        load_engine(tiny_model, "cuda")
+    assert not gpu.opened
     gpu.cudart._library.fake_lose(719)
     with pytest.raises(StartupError, match="device cuda:0 cannot be used: cudaGetDeviceCount: unspecified launch"):
         load_engine(tiny_model, "cuda")
@@ -298,17 +372,29 @@ def test_a_driver_that_is_too_old(tiny_model: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
     monkeypatch.setattr(engine_cuda, "libraries", lambda provider: {})
     monkeypatch.setattr(engine_cuda, "driver_version", lambda: 12.4)
-    with pytest.raises(StartupError, match=r"no driver for CUDA 13 \(the installed one is for CUDA 12\.4\)"):
+    with pytest.raises(
+        StartupError,
+        match=r"no driver for CUDA 13 \(the installed one is for CUDA 12\.4; onnxruntime-gpu 1\.26\.0 is for that one",
+    ):
         load_engine(tiny_model, "cuda")
+    monkeypatch.setattr(engine_cuda, "driver_version", lambda: 11.8)
+    assert engine_cuda.missing() == ["driver for CUDA 13 (the installed one is for CUDA 11.8)"]
     monkeypatch.setattr(engine_cuda, "driver_version", lambda: 13.0)
     assert engine_cuda.missing() == []
 
 
 def test_the_libraries_are_those_of_the_installed_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "cuda_version", "12.8", raising=False)
-    assert {"libcuda.so.1", "libcudart.so.12", "libcudnn.so.9", "libcufft.so.11"} <= set(engine_cuda.libraries())
+    both = {"libcuda.so.1", "libcudnn.so.9", "libcurand.so.10"}
+    of_12 = {"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12", "libcufft.so.11"}
+    assert set(engine_cuda.libraries()) == both | of_12
+    assert "both come with onnxruntime-gpu[cuda,cudnn]" in engine_cuda.needs()
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
-    assert {"libcudart.so.13", "libcufft.so.12"} <= set(engine_cuda.libraries(TENSORRT))
+    of_13 = {"libcublas.so.13", "libcublasLt.so.13", "libcudart.so.13"}
+    assert set(engine_cuda.libraries()) == both | of_13
+    assert of_13 <= set(engine_cuda.libraries(TENSORRT))
+    assert "pip install 'tensorrt-cu13<11'" in engine_cuda.needs(TENSORRT)
+    assert "both come with segdepth[gpu]" in engine_cuda.needs()
     assert engine_cuda.libraries(TENSORRT)["libnvinfer.so.10"] == "TensorRT 10"
 
 
@@ -321,3 +407,17 @@ def test_the_doctor_names_them(tiny_model: Path, monkeypatch: pytest.MonkeyPatch
     assert ("FAIL", "tensorrt", f"this onnxruntime is built without {TENSORRT}") in findings
     states = {name: state for state, name, _ in findings}
     assert states["cuda"] == states["tensorrt"] == "FAIL"  # The trial at the end says so, too.
+
+
+def test_the_doctor_tells_the_compute_capability(
+    tiny_model: Path, cudart: CudaRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
+    monkeypatch.setattr(doctor, "missing", lambda provider: [])
+    monkeypatch.setattr(doctor, "CudaRuntime", lambda: cudart)
+    cudart._library.fake_capability(8, 9)
+    findings = list(doctor.examine(Settings(model=tiny_model, device="cuda,cuda:2,cuda:0")))
+    assert [finding for finding in findings if finding[1] == "gpu" and "GPU" in finding[2]] == [
+        ("ok", "gpu", "GPU 0 has compute capability 8.9"),
+        ("FAIL", "gpu", "there is no GPU 2, only 2 (counted from 0)"),
+    ]

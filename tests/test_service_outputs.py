@@ -219,7 +219,8 @@ def test_zip() -> None:
         assert archive.namelist() == ["metadata.json", *(f"{name}.png" for name in names)]
         assert json.loads(archive.read("metadata.json"))["segmentation"]["unreliable_fraction"] == 26 / 64
         for name in names:
-            assert archive.read(f"{name}.png") == post(f"output={name}&min_confidence=0.4").content
+            query = "&min_confidence=0.4" if name == "unreliable" else ""
+            assert archive.read(f"{name}.png") == post(f"output={name}{query}").content
 
 
 def test_npz() -> None:
@@ -345,18 +346,17 @@ def test_glb() -> None:
     assert np.allclose(position["min"], cloud.vertices.min(axis=0)) and position["count"] == len(ply)
     assert np.allclose(position["max"], cloud.vertices.max(axis=0))
     view = asset["bufferViews"][color["bufferView"]]
-    rgba = np.frombuffer(binary[view["byteOffset"] :], "<u2").reshape(-1, 4)
-    assert np.array_equal(rgba[:, :3], quadrants()[DEPTH > 0].astype(int) * 257)  # 0 and 255 are linear as well
-    assert (rgba[:, 3] == 65535).all()
+    rgb = np.frombuffer(binary[view["byteOffset"] :], "<f4").reshape(-1, 3)
+    assert np.array_equal(rgb, quadrants()[DEPTH > 0] / 255)  # 0 and 255 are linear as well
 
 
 def test_glb_colours_are_linear() -> None:
     grey = encode(np.full((48, 64, 3), (188, 10, 0), np.uint8))
-    _, binary = glb_of(post("output=glb&max_points=1", grey).content)
-    red, green, blue, _ = np.frombuffer(binary[12:], "<u2")
-    assert red / 65535 == pytest.approx(0.5028, abs=1e-3)
-    assert green / 65535 == pytest.approx(10 / 255 / 12.92, abs=1e-5)
-    assert blue == 0
+    data = post("output=glb&max_points=1", grey).content
+    linear = (0.5029, 10 / 255 / 12.92, 0)
+    assert np.frombuffer(glb_of(data)[1][12:], "<f4") == pytest.approx(linear, abs=1e-4)
+    (cloud,) = trimesh.load(io.BytesIO(data), file_type="glb").geometry.values()
+    assert cloud.colors[0][:3] == pytest.approx([round(255 * value) for value in linear], abs=1)
 
 
 def test_no_points_at_all() -> None:
@@ -369,6 +369,24 @@ def test_no_points_at_all() -> None:
     assert b"element vertex 0\n" in post("output=ply", app=fake_app(Blind())).content
 
 
+# --- parameters of other outputs
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("output=depth&min_confidence=0.9", "min_confidence"),
+        ("output=npz&max_points=7", "max_points"),
+        ("output=mask&color=class", "color"),
+        ("output=zip&pictures=false", "pictures"),
+    ],
+)
+def test_a_parameter_that_says_nothing_about_the_output_is_refused(query: str, name: str) -> None:
+    for path, upload in (("predict", {"content": PICTURE}), ("predict/batch", {"files": [("files", PICTURE)]})):
+        answer = ask(lambda c, path=path, upload=upload: c.post(f"/{path}?{query}", **upload), fake_app(Holes()))
+        assert f"{name} is of no use with output=" in check_problem(answer, 422)["detail"]
+
+
 # --- COCO
 
 
@@ -376,6 +394,9 @@ def test_no_points_at_all() -> None:
 def test_coco() -> None:
     response = post("output=coco", accept="application/json")
     body = response.json()
+    # pycocotools' `COCO.info` wants it.
+    model = post("").json()["model"]
+    assert body["info"] == {"description": f"segdepth {model['name']} {model['version']}"}
     assert body["images"] == [{"id": 1, "width": 64, "height": 48, "camera": post("").json()["camera"]}]
     assert body["categories"][1] == {"id": 1, "name": "red"}
     assert [a["category_id"] for a in body["annotations"]] == [1, 2, 4, 7]

@@ -29,16 +29,14 @@ from model.networks import NetworkConfig
 from training import train as train_module
 from training.boxes import write_dataset
 from training.data import FolderDataset, read_info
+from training.describe import class_weights, measure_depth_range
 from training.losses import segmentation_loss
+from training.start import CHECKPOINT, TrainingError, load_other_training
 from training.train import (
-    CHECKPOINT,
     EXIT_STOPPED,
     PRESETS,
-    TrainingError,
     ahead,
     choose_kernels,
-    class_weights,
-    load_other_training,
     main,
     parse_args,
     parse_size,
@@ -211,6 +209,7 @@ def test_what_goes_wrong_in_a_worker_ends_the_training(boxes: Path, tmp_path: Pa
         (("--weights", "nowhere.pth"), "nowhere.pth: no such weights file"),
         (("--batch-size", "33"), "fewer than a batch of 33"),
         (("--options", '{"depht": 1}'), "does not take these options"),
+        (("--network", "mtl", "--options", '{"tasks": ["normals"]}'), "tasks are some of segmentation, depth, not n"),
         (("--precision", "fp16"), "--precision fp16 needs CUDA, this is cpu"),
         (("--accumulate", "3"), "does not divide into 3 parts"),
         (("--val-split", "train"), "says nothing; give --val-split none"),
@@ -617,7 +616,7 @@ def test_the_range_of_depth_is_never_empty(tmp_path: Path, mm: int, span: tuple[
     write_dataset(tmp_path / "flat", 4, size=(32, 24))
     for file in (tmp_path / "flat" / "depth").iterdir():
         Image.fromarray(np.full((24, 32), mm, np.uint16)).save(file)
-    assert train_module.measure_depth_range(FolderDataset(read_info(tmp_path / "flat"), "train")) == span
+    assert measure_depth_range(FolderDataset(read_info(tmp_path / "flat"), "train")) == span
 
 
 @pytest.fixture(scope="module")

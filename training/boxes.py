@@ -34,12 +34,20 @@ from tqdm import tqdm
 from model.classes import NYU40
 from training import boxes_furniture as furniture
 from training.boxes_furniture import Draw, Piece, Texture
-from training.folder import atomic, clear_temporary, contact_sheet, files_of, in_processes, split_of, write_json
+from training.folder import (
+    atomic,
+    clear_temporary,
+    contact_sheet,
+    dataset_head,
+    files_of,
+    in_processes,
+    split_of,
+    write_json,
+)
 
 VERSION = 1
 """Raised whenever a change makes other pictures, so that no folder is continued with other rooms than it began with."""
 VARIETIES = ("simple", "full")
-SOURCE = {"name": "boxes", "license": "CC0-1.0"}
 CLASS_ID = {c.name: c.id for c in NYU40}
 CAMERA_MARGIN = 0.45  # metres to anything: the corner of the widest view is then still 0.3 m away along the axis
 
@@ -651,11 +659,9 @@ def write_dataset(
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for i, name in enumerate(names):
         splits[split_of(i)].append(name)
+    description = f"Procedural rooms of boxes, ray-cast, with exact labels and depth ({variety})."
     dataset = {
-        "format": 1,
-        **SOURCE,
-        "description": f"Procedural rooms of boxes, ray-cast, with exact labels and depth ({variety}).",
-        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in NYU40],
+        **dataset_head("boxes", "CC0-1.0", description, NYU40),
         "depth": {"unit": "mm", "invalid": 0},
         "splits": splits,
         "intrinsics": {name: intrinsics_of(seed, i, size, variety) for i, name in enumerate(names)},

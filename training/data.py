@@ -26,9 +26,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.classes import IGNORE, ClassInfo, ClassSet, same_classes
 from training.augment import Augmentation, Picture, nearest
+from training.folder import FORMAT
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
-
-FORMAT = 1
 
 
 class DataError(Exception):

@@ -7,7 +7,8 @@ python -m training.evaluate runs/stl_seg/checkpoint.safetensors --data data/nyud
 python -m training.evaluate runs/nyud/checkpoint.safetensors --data data/nyud --baseline seg.json depth.json
 
 The protocols are in `training/metrics.py`. With --baseline (results of single-task networks) delta_m is added. Where
-the data set names cameras, as SUN RGB-D does, there are figures for each.
+the data set names cameras, as SUN RGB-D does, there are figures for each. `saturation` of the JSON is how much the
+network saw of the colours: 1, unless its training or --saturation says otherwise.
 """
 
 from __future__ import annotations
@@ -385,8 +386,9 @@ def main(argv: list[str] | None = None) -> None:
             flip=args.flip,
             focal=checkpoint.info["training"].get("focal", 0.0),
         )
-        if (saturation := checkpoint.config.options.get("saturation", 1)) != 1:
-            result["notes"].append(f"the network sees {saturation:.0%} of the colours")
+        result["saturation"] = float(checkpoint.config.options.get("saturation", 1))
+        if result["saturation"] != 1:
+            result["notes"].append(f"the network sees {result['saturation']:.0%} of the colours")
         zoom = checkpoint.info["training"].get("zoom")
         if zoom and (outside := [s for s in args.scales if s != 1 and not zoom[0] <= s <= zoom[1]]):
             listed = ", ".join(f"{s:g}" for s in outside)

@@ -1,4 +1,6 @@
-"""What the writers of data set folders share: whole files or none, file names, splits, processes, a contact sheet."""
+"""What the writers of data set folders share: the head of dataset.json, whole files or none, file names, splits,
+processes, a contact sheet.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.classes import NYU40
+from model.classes import NYU40, ClassSet
+
+FORMAT = 1
+"""Of `dataset.json`, as `training/data.py` reads it."""
 
 Split = Literal["train", "val", "test"]
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def dataset_head(name: str, license: str, description: str, classes: ClassSet) -> dict[str, Any]:
+    """What `dataset.json` begins with."""
+    return {
+        "format": FORMAT,
+        "name": name,
+        "license": license,
+        "description": description,
+        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in classes],
+    }
 
 
 @contextlib.contextmanager
@@ -82,9 +98,7 @@ def in_processes(task: Callable[[T], R], items: Sequence[T], workers: int, chunk
 
 
 def _start_worker() -> None:
-    """For worker processes: one thread each, and an end when the parent is killed."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+    """For worker processes: an end when the parent is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -86,8 +86,6 @@ def main(argv: list[str] | None = None) -> None:
             print("no errors")
     except DataError as error:
         sys.exit(f"prepare: {error}")
-    except ModuleNotFoundError as error:
-        sys.exit(f"prepare: {error.name} is missing; it comes with: pip install 'segdepth[prepare]'")
     except KeyboardInterrupt:
         sys.exit("prepare: stopped; the same command goes on where it was")
 

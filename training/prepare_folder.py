@@ -1,11 +1,10 @@
-"""What both official data sets share: the folder that is written, the `val` split, and MATLAB files."""
+"""What both official data sets share: the folder that is written, depth in whole millimetres, and the `val` split."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.classes import ClassSet
-from training.data import FORMAT, DataError
-from training.folder import atomic, clear_temporary, write_json
+from training.data import DataError
+from training.folder import atomic, clear_temporary, dataset_head, write_json
 
 VERSION = 1
 """Raised when the same official files give other pictures, so that no folder is half of one and half of the other."""
@@ -100,11 +99,7 @@ class FolderWriter:
     ) -> None:
         """Writes dataset.json, which makes the folder a data set."""
         content = {
-            "format": FORMAT,
-            "name": name,
-            "license": license,
-            "description": description,
-            "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in classes],
+            **dataset_head(name, license, description, classes),
             "depth": {"unit": "mm", "invalid": 0, "kind": self.settings["depth"]},
             "splits": splits,
             "intrinsics": intrinsics,
@@ -168,76 +163,6 @@ def announce(splits: dict[str, list[str]], val: float, seed: int, unit: str) -> 
     return (
         f"splits: {counts}; val is --val {val} of the official training pictures, whole {unit} drawn with seed {seed}"
     )
-
-
-# ------------------------------------------------------------------------------------------------------ MATLAB files
-
-
-def _imported(name: str) -> Any:
-    """A module of the extra `prepare`.
-
-    Raises:
-        DataError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise DataError(
-            f"{name} is not installed, which reads MATLAB's files: pip install -c constraints.txt -e '.[prepare]'"
-        ) from None
-
-
-def load_old_mat(path: Path, variables: Iterable[str], *, simplify: bool = False) -> dict[str, Any]:
-    """Variables of a MATLAB file before version 7.3.
-
-    Raises:
-        DataError: the file is missing, damaged or of another version, or lacks a variable.
-    """
-    scipy_io = _imported("scipy.io")
-    wanted = list(variables)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        content: dict[str, Any] = scipy_io.loadmat(
-            str(path), variable_names=wanted, squeeze_me=simplify, struct_as_record=not simplify
-        )
-    except NotImplementedError:
-        raise DataError(f"{path}: MATLAB 7.3; the official file is of an older version") from None
-    except Exception as error:  # scipy's reader fails in many ways on a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: not a MATLAB file, or damaged ({type(error).__name__}: {reason})") from None
-    for name in wanted:
-        if name not in content:
-            raise DataError(f"{path}: variable '{name}' is missing")
-    return content
-
-
-@contextlib.contextmanager
-def open_mat73(path: Path) -> Iterator[Any]:
-    """A MATLAB 7.3 file (HDF5), open for reading.
-
-    Raises:
-        DataError: the file is missing, truncated or something else.
-    """
-    h5py = _imported("h5py")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        if "truncated" in str(error):
-            raise DataError(f"{path}: truncated; download it again ({' '.join(str(error).split())})") from None
-        raise DataError(f"{path}: not a MATLAB 7.3 file ({' '.join(str(error).split())[:200]})") from None
-    with file:
-        yield file
-
-
-def read_hdf(path: Path, what: str, read: Callable[[], Any]) -> Any:
-    """`read()`, with the library's complaints about a damaged file as one line."""
-    try:
-        return read()
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: {what} cannot be read ({' '.join(str(error).split())[:200]})") from None
 
 
 def to_millimetres(metres: NDArray[np.floating[Any]], where: str) -> NDArray[np.uint16]:

@@ -16,15 +16,8 @@ from tqdm import tqdm
 
 from model.classes import IGNORE, NYU40
 from training.data import DataError
-from training.prepare_folder import (
-    FolderWriter,
-    announce,
-    load_old_mat,
-    make_splits,
-    open_mat73,
-    read_hdf,
-    to_millimetres,
-)
+from training.prepare_folder import FolderWriter, announce, make_splits, to_millimetres
+from training.prepare_matlab import load_old_mat, open_mat73, read_hdf
 
 INTRINSICS = (518.8579, 519.4696, 325.5824, 253.7362)
 """fx, fy, cx, cy of the colour camera, from the data set's toolbox; depth is registered to it."""

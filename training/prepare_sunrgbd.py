@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from model.classes import IGNORE, SUN37
 from training.data import DataError
-from training.prepare_folder import FolderWriter, announce, load_old_mat, make_splits, open_mat73, read_hdf
+from training.prepare_folder import FolderWriter, announce, make_splits
+from training.prepare_matlab import load_old_mat, open_mat73, read_hdf
 
 CAMERAS = ("kv1", "kv2", "realsense", "xtion")
 META_NAMES = ("SUNRGBDMeta.mat", "SUNRGBDMeta2DBB_v2.mat", "SUNRGBDMeta3DBB_v2.mat")

@@ -37,6 +37,7 @@ from model.networks import count_parameters
 from training import train
 from training.data import DataError, DatasetInfo, FolderDataset, read_info
 from training.evaluate import evaluate
+from training.start import CHECKPOINT
 
 FIGURES = {"miou": ("mIoU %", 100), "rmse": ("rmse", 1), "ln_rmse": ("log_rmse", 1)}
 """The paper's figures by the names of `training.metrics`: column and factor. Its log_rmse is the natural-log RMSE."""
@@ -183,12 +184,12 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
     command += ["--network", run.network, "--options", json.dumps(options)]
     command += budget_args(args.budget, len(info.splits.get(split, ())) or 1)
     if run.network in NEEDS_SINGLE_TASK:
-        starts = [folder(args.out, info, args.budget, single, seed) / train.CHECKPOINT for single in SINGLE_TASK]
+        starts = [folder(args.out, info, args.budget, single, seed) / CHECKPOINT for single in SINGLE_TASK]
         command += ["--single-task", *map(str, starts), *TWO_STREAM_ARGS]
     print(f"\n== {where.name}", flush=True)
     train.main([*command, *args.train_args])
 
-    checkpoint = load_checkpoint(where / train.CHECKPOINT)
+    checkpoint = load_checkpoint(where / CHECKPOINT)
     result_path = where / "test.json"
     if not result_path.is_file():
         network = checkpoint.network().to(train.parse_args([*command, *args.train_args]).device)

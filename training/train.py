@@ -27,7 +27,6 @@ import argparse
 import contextlib
 import copy
 import ctypes
-import hashlib
 import json
 import math
 import os
@@ -38,7 +37,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -48,14 +46,13 @@ from tqdm import tqdm
 
 from model.backbones import BACKBONES
 from model.base import Network
-from model.checkpoint import Checkpoint, CheckpointError, data_of, load_checkpoint, save_checkpoint, sets_of
-from model.classes import IGNORE, ClassSet, same_classes
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, sets_of
+from model.classes import IGNORE, ClassSet
 from model.heads import ASPPHead
 from model.networks import NETWORKS, NetworkConfig, count_parameters
-from model.two_streams import TwoStreamNetwork
-from model.weights import WeightsError, load_backbone_weights
+from model.weights import WeightsError
 from training import parallel
-from training.augment import Augmentation, Picture
+from training.augment import Augmentation
 from training.data import (
     DataError,
     DatasetInfo,
@@ -67,11 +64,12 @@ from training.data import (
     joined,
     read_infos,
 )
+from training.describe import class_weights, describe_data, digest_of
 from training.evaluate import camera_factor, evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
+from training.start import CHECKPOINT, TrainingError, load_start, options_of, start_names
 from training.weighting import WEIGHTINGS, Weighting, backward_per_task, check_combination, make_weighting
 
-CHECKPOINT = "checkpoint.safetensors"
 EXIT_STOPPED = 128 + signal.SIGTERM
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's mallopt(3)."""
@@ -91,10 +89,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Other defaults of the options; what is given on the command line wins."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class TrainingError(Exception):
-    """Training that cannot start or go on; the message is one line."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -253,7 +247,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-OPTIONS_OF_STREAMS = ("aspp_rates", "dropout", "saturation")
 NOT_COMPARED = {"data", "out", "resume", "device", "workers", "single_task", "start", "log_every"}
 
 
@@ -300,69 +293,6 @@ def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Op
     return kind(groups, lr=args.lr, weight_decay=args.weight_decay)
 
 
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The network's options: those given, and where it starts from other weights, whatever else those were made with.
-
-    A training that goes on has its own, also where the file that it started from is gone. Two streams have what both
-    of their single-task networks were made with and they know as well.
-
-    Raises:
-        TrainingError: of several files, one was made with others, which are not given.
-    """
-    single = args.single_task if args.single_task and len(args.single_task) == 2 else []
-    files = [args.out / CHECKPOINT] if args.resume and (args.out / CHECKPOINT).is_file() else args.start or single
-    configs = [load_checkpoint(Path(file)).config for file in files]
-    if files is single:
-        found = [{k: v for k, v in one.options.items() if k in OPTIONS_OF_STREAMS} for one in configs]
-    else:
-        same = [one for one in configs if (one.network, one.backbone) == (args.network, args.backbone)]
-        found = [one.options for one in same]
-    for other in found[1:]:
-        for name in sorted((found[0].keys() | other.keys()) - args.options.keys()):
-            if found[0].get(name) != other.get(name):
-                raise TrainingError(
-                    f"{'--single-task' if files is single else '--start'}: one was made with {name} "
-                    f"{found[0].get(name, 'as it is')}, the other with {other.get(name, 'as it is')}; give --options"
-                )
-    return {**(found[0] if found else {}), **args.options}
-
-
-def tell_other_focal(file: str | Path, training: dict[str, Any], focal: float) -> None:
-    """A line where depth was learned for another focal length: it begins at another scale."""
-    if (then := training.get("focal", 0.0)) != focal and parallel.rank() == 0:
-        print(f"{file}: its depth was learned with --focal {then:g}, and now it is {focal:g}")
-
-
-def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) -> list[dict[str, Any]]:
-    """Fills a new network with what it starts from: trained networks, or ImageNet weights in every encoder.
-
-    Returns:
-        The data that the trained ones had seen: their licences ask as much of this one.
-    """
-    two_streams = isinstance(network, TwoStreamNetwork)
-    if two_streams and (args.single_task is None or (len(args.single_task) != 2 and args.single_task != ["none"])):
-        raise TrainingError(f"{args.network} starts from two checkpoints: --single-task SEG DEPTH (or 'none')")
-    if args.single_task and not two_streams:
-        raise TrainingError(f"--single-task is for cross_stitch and nddr_cnn, not for {args.network}")
-    if isinstance(network, TwoStreamNetwork) and args.single_task != ["none"]:
-        single = [load_checkpoint(Path(file)) for file in args.single_task]
-        for file, checkpoint in zip(args.single_task, single, strict=True):
-            if not same_classes(checkpoint.config.classes, classes):
-                raise TrainingError(f"{file}: its classes are not those of the data set")
-        network.load_single_task(single[0].weights, single[1].weights)
-        tell_other_focal(args.single_task[1], single[1].info["training"], args.focal)
-        return data_of(single)
-    if args.start:
-        others = [load_checkpoint(file) for file in args.start]
-        load_other_training(network, others, args, classes)
-        for file, other in zip(args.start, others, strict=True):
-            tell_other_focal(file, other.info["training"], args.focal)
-        return data_of(others)
-    for backbone in network.backbones():
-        load_backbone_weights(backbone, args.backbone, args.weights)
-    return []
-
-
 def without_effect(
     args: argparse.Namespace, network: Network, weighting: Weighting, size: tuple[int, int]
 ) -> list[str]:
@@ -400,51 +330,6 @@ def without_effect(
             f"{height}x{width}; what fits is --options '{{\"aspp_rates\": [{fit}, {2 * fit}, {3 * fit}]}}'"
         )
     return lines
-
-
-def start_names(args: argparse.Namespace) -> str | None:
-    """Names of the files of --start, as they are kept."""
-    return " + ".join(file.name for file in args.start) if args.start else None
-
-
-def load_other_training(
-    network: Network, others: list[Checkpoint], args: argparse.Namespace, classes: ClassSet
-) -> None:
-    """Fills a network with what another training came to, but for its segmentation classifiers if the classes differ.
-
-    Of several trainings, each of which went on from another one's end, with the mean of their weights, which is often
-    better than each of them on pictures of another kind than theirs (Wortsman et al., Model soups, ICML 2022).
-
-    Raises:
-        TrainingError: one is of another network or backbone, other options gave it other layers, or they have different
-            classes.
-    """
-    own = network.state_dict()
-    theirs = others[0].config.classes
-    # Classifiers of other classes are not taken, also where by chance there are as many: they are others still.
-    same = same_classes(theirs, classes)
-    taken = [k for k in own if same or ".segmentation.classifier" not in k]
-    for file, other in zip(args.start, others, strict=True):
-        then = (other.config.network, other.config.backbone)
-        if then != (args.network, args.backbone):
-            raise TrainingError(f"{file} is {' on '.join(then)}, not {args.network} on {args.backbone}")
-        if not same_classes(other.config.classes, theirs):
-            raise TrainingError(f"{file}: its classes are not those of {args.start[0]}")
-        if own.keys() != other.weights.keys() or any(other.weights[k].shape != own[k].shape for k in taken):
-            raise TrainingError(f"{file}: was made with other --options ({json.dumps(other.config.options)})")
-    network.load_state_dict({k: mean_of([other.weights[k] for other in others]) for k in taken}, strict=False)
-    if len(taken) < len(own) and parallel.rank() == 0:
-        print(
-            f"{args.start[0]}: {len(taken)} of its {len(own)} tensors are taken; its segmentation classifier is new, "
-            f"for the {len(classes)} classes of the data are not its {len(theirs)}"
-        )
-
-
-def mean_of(tensors: list[Tensor]) -> Tensor:
-    """Of tensors of one shape; the first, where they hold no fractions (counters)."""
-    if len(tensors) == 1 or not tensors[0].is_floating_point():
-        return tensors[0]
-    return torch.stack([tensor.double() for tensor in tensors]).mean(dim=0)
 
 
 @torch.no_grad()
@@ -919,78 +804,6 @@ def refuse_other_run(
         then = former.info["training"].get(key, defaults[key])  # an option newer than the checkpoint
         if then != value:
             raise TrainingError(f"{path}: was trained with {key} {then}, not {value}; a resumed run must be the same")
-
-
-def digest_of(info: DatasetInfo, split: str) -> str:
-    """What tells a data set from another of its name: the split's pictures, their cameras, and the kind of depth."""
-    names = info.splits[split]
-    content = [info.depth_kind, names, [info.intrinsics.get(name) for name in names]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def describe_data(infos: list[DatasetInfo], split: str, former: Checkpoint | None) -> dict[str, Any]:
-    """What a checkpoint says of the data: of one data set; of several, what they are together, and each in `sets`.
-
-    The depth ranges are those that a former run measured, where there is one.
-    """
-
-    def describe(info: DatasetInfo, then: dict[str, Any] | None) -> dict[str, Any]:
-        low, high = (
-            (then["min_depth_m"], then["max_depth_m"]) if then else measure_depth_range(FolderDataset(info, split))
-        )
-        return {
-            "name": info.name,
-            "license": info.license,
-            "attribution": info.attribution,
-            "pictures": len(info.splits[split]),
-            "min_depth_m": low,
-            "max_depth_m": high,
-        }
-
-    then = former.info["data"] if former else None
-    data = describe(joined(infos), then)
-    if len(infos) == 1:
-        return data | {"digest": digest_of(infos[0], split)}
-    sets = sets_of(then) if then else [None] * len(infos)
-    data["sets"] = [
-        describe(info, one) | {"digest": digest_of(info, split)} for info, one in zip(infos, sets, strict=True)
-    ]
-    return data
-
-
-def some_pictures(dataset: FolderDataset, pictures: int) -> Iterator[Picture]:
-    """Up to so many pictures of a split, spread evenly, as they are on disk."""
-    for i in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
-        yield dataset.read(dataset.names[i])
-
-
-def measure_depth_range(dataset: FolderDataset, pictures: int = 200) -> tuple[float, float]:
-    """1st and 99th percentile, in metres, of the valid depth in a sample of the split: for display, not for losses."""
-    values = []
-    for picture in some_pictures(dataset, pictures):
-        depth = picture.depth[::8, ::8]
-        values.append(depth[depth > 0])
-    pooled = np.concatenate(values)
-    if not pooled.size:
-        return 0.0, 10.0
-    low, high = (round(float(value), 2) for value in np.percentile(pooled, (1, 99)) / 1000)
-    # Never empty, as of a wall that is filmed from the front, and within what 16 bits can say.
-    return min(low, 65.52), min(max(high, low + 0.01), 65.53)
-
-
-def class_weights(dataset: FolderDataset, power: float, pictures: int = 500) -> Tensor:
-    """Weights of the classes: (1 / frequency)^power in a sample of the split, 1 on average over its pixels.
-
-    A class that hardly occurs counts as one in 10,000 pixels: beyond that, a weight would only be noise.
-    """
-    classes = len(dataset.info.classes)
-    counts = np.zeros(classes)
-    for picture in some_pictures(dataset, pictures):
-        label = picture.label
-        counts += np.bincount(label[label != IGNORE], minlength=classes)
-    frequency = counts / max(1.0, counts.sum())
-    weights = frequency.clip(1e-4) ** -power
-    return torch.from_numpy(weights / max((weights * frequency).sum(), 1e-12)).float()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,9 +18,9 @@ whatever is chosen. FAMO, IMTL-G and Nash-MTL undo them, though, but for weights
 uncertainty and GradNorm learn.
 
 The first five need one backward pass for all tasks. The others need the gradient of every task, a backward pass for
-each, and do not go together with gradient accumulation, fp16 or torch.compile (`check_combination`). Each of those is a
-weighted sum of the gradients, whose weights follow from their scalar products. All state is in buffers, so `state_dict`
-holds everything.
+each, and do not go together with gradient accumulation, several processes, fp16 or torch.compile (`check_combination`).
+Each of those is a weighted sum of the gradients, whose weights follow from their scalar products. All state is in
+buffers, so `state_dict` holds everything.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Weighting(nn.Module):
         per_task_gradients: `combine` is called, not `weights`.
         heads_too: what `combine` gives is for the parameters that one task has for itself, too.
         undoes_weights: The step is the same whatever fixed weights the losses have (but 0).
-        looks_again: `after_step` wants the losses of the same batch after the step too.
-        whole_batch: `weights` must see the losses of a whole batch, not of a part.
+        looks_again: `after_step` wants the losses of the same batch after the step too, and `weights` those of a whole
+            batch, not of a part.
     """
 
     constants: tuple[str, ...] = ()
@@ -49,7 +49,6 @@ class Weighting(nn.Module):
     heads_too = False
     undoes_weights = False
     looks_again = False
-    whole_batch = False
 
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__()
@@ -170,7 +169,6 @@ class FAMO(_Learned):
     decay = 1e-3
     undoes_weights = True
     looks_again = True
-    whole_batch = True
 
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__(tasks, 0.0)
@@ -494,7 +492,7 @@ def check_combination(
     kind = WEIGHTINGS[name]
     if name != "fixed" and len(tasks) < 2:
         raise ValueError(f"--weighting {name} balances several tasks; this network has only {', '.join(tasks)}")
-    if kind.whole_batch and accumulate > 1:
+    if kind.looks_again and accumulate > 1:
         raise ValueError(f"--weighting {name} needs the losses of the whole batch; it cannot go with --accumulate")
     wrong = {
         "--accumulate": accumulate > 1,

@@ -1,78 +1,44 @@
-// PNG pixels as the file has them. A canvas would round 16 bits to 8 and turn palette indices into colours.
+// The PNGs of maps, as service/png.py writes them. A canvas would round 16 bits to 8 and turn palette indices into
+// colours.
 
-const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
+const GREY = 0;
+const PALETTE = 3;
+const UP = 2;
 
-/** Decodes a PNG that is not interlaced: {width, height, depth, channels, data}; data is a Uint8Array, or a
- * Uint16Array where a sample has 16 bits; palette pictures give their indices. */
+/** Decodes a PNG of grey or of palette indices: {width, height, data}; data is a Uint8Array, or of 16-bit grey a
+ * Uint16Array. Throws an Error on what the service does not write. */
 export async function decodePng(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (bytes.length < 33 || view.getUint32(0) !== 0x89504e47) throw new Error("not a PNG");
-  let header = null;
-  const parts = [];
-  for (let at = 8; at + 12 <= bytes.length; ) {
-    const length = view.getUint32(at);
-    const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
-    if (name === "IHDR") {
-      header = {
-        width: view.getUint32(at + 8),
-        height: view.getUint32(at + 12),
-        depth: bytes[at + 16],
-        channels: CHANNELS[bytes[at + 17]],
-      };
-      if (bytes[at + 20]) throw new Error("an interlaced PNG");
-    } else if (name === "IDAT") parts.push(bytes.subarray(at + 8, at + 8 + length));
-    else if (name === "IEND") break;
-    at += 12 + length;
-  }
-  const inflated = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
-  const raw = new Uint8Array(await new Response(inflated).arrayBuffer());
-  return { ...header, data: samples(unfilter(raw, header), header) };
+  const [width, height] = [view.getUint32(16), view.getUint32(20)];
+  const [bits, color, , , interlaced] = bytes.subarray(24, 29);
+  const known = bits === 8 ? color === GREY || color === PALETTE : bits === 16 && color === GREY;
+  if (!known || interlaced) throw new Error("a PNG that no map is");
+  const packed = new Blob([pixelsOf(bytes, view)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const rows = unfilter(new Uint8Array(await new Response(packed).arrayBuffer()), (width * bits) / 8, height);
+  if (bits === 8) return { width, height, data: rows };
+  const data = new Uint16Array(width * height);
+  for (let i = 0; i < data.length; i++) data[i] = (rows[2 * i] << 8) | rows[2 * i + 1];
+  return { width, height, data };
 }
 
-/** Undoes the row filters, in place; gives the rows without their filter bytes. */
-function unfilter(raw, { width, height, depth, channels }) {
-  const stride = Math.ceil((width * depth * channels) / 8);
-  const step = Math.max(1, (depth * channels) >> 3);
+/** What is in its chunk IDAT, of which there is one. */
+function pixelsOf(bytes, view) {
+  for (let at = 8; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
+    if (view.getUint32(at + 4) === 0x49444154) return bytes.subarray(at + 8, at + 8 + view.getUint32(at));
+  }
+  throw new Error("a PNG without pixels");
+}
+
+/** The rows without their filter bytes: each is the difference to the one above. */
+function unfilter(raw, stride, height) {
+  if (raw.length !== (stride + 1) * height) throw new Error("a PNG with too few or too many pixels");
   const out = new Uint8Array(stride * height);
   for (let y = 0; y < height; y++) {
-    const filter = raw[y * (stride + 1)];
     const from = y * (stride + 1) + 1;
     const to = y * stride;
-    for (let i = 0; i < stride; i++) {
-      const left = i >= step ? out[to + i - step] : 0;
-      const up = y ? out[to + i - stride] : 0;
-      let guess = 0;
-      if (filter === 1) guess = left;
-      else if (filter === 2) guess = up;
-      else if (filter === 3) guess = (left + up) >> 1;
-      else if (filter === 4) guess = paeth(left, up, y && i >= step ? out[to + i - stride - step] : 0);
-      out[to + i] = raw[from + i] + guess;
-    }
-  }
-  return out;
-}
-
-function paeth(left, up, corner) {
-  const a = Math.abs(up - corner);
-  const b = Math.abs(left - corner);
-  const c = Math.abs(left + up - 2 * corner);
-  return a <= b && a <= c ? left : b <= c ? up : corner;
-}
-
-function samples(rows, { width, height, depth, channels }) {
-  if (depth === 8) return rows;
-  const count = width * channels;
-  const stride = rows.length / height;
-  const out = depth === 16 ? new Uint16Array(count * height) : new Uint8Array(count * height);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < count; x++) {
-      const at = y * stride;
-      if (depth === 16) out[y * count + x] = (rows[at + 2 * x] << 8) | rows[at + 2 * x + 1];
-      else {
-        const bit = x * depth;
-        out[y * count + x] = (rows[at + (bit >> 3)] >> (8 - depth - (bit & 7))) & ((1 << depth) - 1);
-      }
-    }
+    if (raw[from - 1] !== UP) throw new Error("a PNG with another filter than Up");
+    for (let i = 0; i < stride; i++) out[to + i] = raw[from + i] + (y ? out[to + i - stride] : 0);
   }
   return out;
 }

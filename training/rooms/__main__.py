@@ -9,7 +9,6 @@ the furniture (`apt-get install sweethome3d-furniture`).
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -50,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--samples", type=positive, default=render.SAMPLES, help="paths per pixel (default %(default)s)"
     )
-    parser.add_argument("--workers", type=positive, default=1, help="processes of one thread each (default 1)")
+    parser.add_argument(
+        "--workers", type=positive, default=1, help="processes (default 1); several have one thread each"
+    )
     parser.add_argument("--cache", type=Path, help="where converted furniture is kept (default .furniture beside OUT)")
     parser.add_argument("--sheet", type=Path, help=f"also write a picture of the first {SHEET}, .png or .jpg")
     a = parser.parse_args(arguments)
@@ -86,6 +87,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # One thread per process, for NumPy in this one as well; it is read when NumPy is imported by the workers.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

@@ -198,12 +198,11 @@ class Builder:
         walls: Sequence[Wall] | None = None,
         z: float = 0.0,
         tries: int = 16,
-        zones: bool = True,
     ) -> tuple[Placed, Wall] | None:
         """Places a piece with its back to a wall."""
         if piece is None:
             return None
-        spot = self.plan.against(self.rng, piece, walls, where, z, tries=tries, zones=zones)
+        spot = self.plan.against(self.rng, piece, walls, where, z, tries=tries)
         if spot is None:
             return None
         x, y, yaw, wall = spot

@@ -26,12 +26,26 @@ from PIL import Image
 from tqdm import tqdm
 
 from model.classes import IGNORE, NYU40
-from training.folder import Split, atomic, clear_temporary, files_of, in_processes, split_of, write_json
+from training.folder import (
+    Split,
+    atomic,
+    clear_temporary,
+    dataset_head,
+    files_of,
+    in_processes,
+    split_of,
+    write_json,
+)
 from training.rooms.catalogue import LIBRARIES, LICENSES, Catalogue
 
 VERSION = 3
 """Raised whenever a change makes other pictures, so that no folder is continued with other rooms than it began with."""
 NAME = "rooms"
+LICENSE = "CC-BY-3.0 (furniture models by others are seen in the pictures; see ATTRIBUTION.txt)"
+DESCRIPTION = (
+    "Procedural furnished rooms, path-traced, with exact labels and depth. Val and test rooms have furniture models "
+    "that no training room has."
+)
 ATTEMPTS = 30
 LEAST_SHARE = 0.0005
 """Of all pixels, what every class should have."""
@@ -258,12 +272,7 @@ def describe(out: Path, count: int, views: int, settings: dict[str, Any]) -> dic
                 pixels[class_name] += n
     total = max(sum(pixels.values()), 1)
     return {
-        "format": 1,
-        "name": NAME,
-        "license": "CC-BY-3.0 (furniture models by others are seen in the pictures; see ATTRIBUTION.txt)",
-        "description": "Procedural furnished rooms, path-traced, with exact labels and depth. Val and test rooms have "
-        "furniture models that no training room has.",
-        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in NYU40],
+        **dataset_head(NAME, LICENSE, DESCRIPTION, NYU40),
         "depth": {"unit": "mm", "invalid": 0},
         "splits": splits,
         "intrinsics": intrinsics,

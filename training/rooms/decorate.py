@@ -160,7 +160,7 @@ def coat_hooks(b: Builder) -> bool:
     return True
 
 
-def towel_rail(b: Builder, z: float | None = None) -> bool:
+def towel_rail(b: Builder) -> bool:
     """A rail on the wall with one to three towels; or a towel from the catalogue."""
     r, p = b.rng, b.palette
     if b.chance(0.15):
@@ -172,7 +172,7 @@ def towel_rail(b: Builder, z: float | None = None) -> bool:
                 b.hang(spot[0], shifted(found.parts, y=-d / 2), spot[1], 1.35 - h / 2, found.name, found.model)
                 return True
     w = b.uniform(0.45, 0.8)
-    height = z or b.uniform(1.1, 1.45)
+    height = b.uniform(1.1, 1.45)
     spot = b.wall_spot(w, 0.75, height - 0.72, 0.1)
     if spot is None:
         return False

@@ -15,7 +15,7 @@ from training.rooms import soft_shapes as soft
 from training.rooms import table_shapes as tables
 from training.rooms import wall_shapes as walls
 from training.rooms.builder import Builder, Maker
-from training.rooms.layout import Placed, Wall
+from training.rooms.layout import Placed
 from training.rooms.shapes import Piece, shifted
 
 
@@ -196,11 +196,9 @@ def _bookcase(b: Builder, share: float = 0.7) -> Piece | None:
     return b.take(("bookshelf.full", "bookshelf.tall"), lambda r, p: cases.bookcase(r, p), share, front=0.3)
 
 
-def desk_place(b: Builder, walls_: list[Wall] | None = None, where: str = "any", monitor: bool = True) -> Placed | None:
+def desk_place(b: Builder, where: str = "any") -> Placed | None:
     """A desk at a wall with its chair; its surface is filled with the others."""
-    found = b.against(
-        b.take(("desk.desk", "desk.large"), tables.desk, 0.5, fits=lambda m: m.size[0] < 2.2), where, walls_
-    )
+    found = b.against(b.take(("desk.desk", "desk.large"), tables.desk, 0.5, fits=lambda m: m.size[0] < 2.2), where)
     if found is None:
         return None
     desk = found[0]

@@ -205,7 +205,6 @@ class Plan:
         z: float = 0.0,
         gap: float = 0.015,
         tries: int = 16,
-        zones: bool = True,
     ) -> tuple[float, float, float, Wall] | None:
         """x, y, yaw, wall of a place with the back to a wall; `where` is any, corner or middle."""
         candidates = [w for w in (walls or self.walls) if w.length >= piece.size[0] + 0.02]
@@ -222,7 +221,7 @@ class Plan:
             elif where == "middle":
                 u = float(np.clip(wall.length / 2 + rng.normal(0, 0.12) * wall.length, half, wall.length - half))
             x, y = wall.point(u, piece.size[1] / 2 + gap)
-            if self.fits_piece(piece, x, y, wall.yaw, z, zones):
+            if self.fits_piece(piece, x, y, wall.yaw, z):
                 return x, y, wall.yaw, wall
         return None
 
@@ -233,7 +232,6 @@ class Plan:
         tries: int = 16,
         yaw: float | None = None,
         near_walls: bool = False,
-        zones: bool = True,
     ) -> tuple[float, float, float] | None:
         """x, y, yaw of a place on the floor; `near_walls` prefers the edges of the room."""
         w, d, _ = piece.size
@@ -243,14 +241,14 @@ class Plan:
             if near_walls:
                 wall = self.walls[int(rng.integers(len(self.walls)))]
                 x, y = wall.point(rng.uniform(0, wall.length), max(w, d) / 2 + abs(rng.normal(0.02, 0.12)))
-            if self.fits_piece(piece, x, y, angle, 0.0, zones):
+            if self.fits_piece(piece, x, y, angle):
                 return x, y, angle
         return None
 
-    def spans(self, wall: Wall, depth: float, low: float, high: float, zones: bool = True) -> list[tuple[float, float]]:
+    def spans(self, wall: Wall, depth: float, low: float, high: float) -> list[tuple[float, float]]:
         """Stretches (u0, u1) of a wall before which nothing stands between two heights, longest first."""
         blocked = []
-        for occupied in (self.solids, self.doors, self.zones) if zones else (self.solids, self.doors):
+        for occupied in (self.solids, self.doors, self.zones):
             local = occupied.rectangles - wall.origin
             u, off = local @ wall.axis, local @ wall.normal
             near = (off.min(1) < depth) & (off.max(1) > 0.002) & (occupied.low < high) & (occupied.high > low)

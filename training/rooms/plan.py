@@ -337,7 +337,7 @@ def _lights(b: Builder, mood: Mood) -> list[Light]:
         radiance = times(mood.sky_color, mood.sky * window.open)
         normal = (float(wall.normal[0]), float(wall.normal[1]), 0.0)
         half = ((o.u1 - o.u0) / 2, (o.z1 - o.z0) / 2)
-        out.append(Light((x, y, (o.z0 + o.z1) / 2), normal, half, radiance, "daylight"))
+        out.append(Light((x, y, (o.z0 + o.z1) / 2), normal, half, radiance))
     if b.windows and mood.name in ("day", "backlit", "mixed") and rng.random() < 0.2:
         out.append(_sun(b, mood))
     dark = not b.windows or sum(w.open * np.prod(w.opening.size) for w in b.windows) < 0.05 * plan.area
@@ -387,7 +387,6 @@ def _sun(b: Builder, mood: Mood) -> Light:
         (float(-direction[0]), float(-direction[1]), float(-direction[2])),
         (half, half),
         times(light_color(b.uniform(4200, 5600)), value),
-        "daylight",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,14 +107,12 @@ class Light:
         normal: Direction of the light, unit vector (of rectangles).
         half_extent: Half the sides of the rectangle, or the radius of the sphere, metres.
         radiance: Linear RGB; 1 is the radiance of a white wall in a normally lit room, the picture is metered later.
-        kind: `lamp`, or `daylight` for a rectangle just outside a window.
     """
 
     position: tuple[float, float, float]
     normal: tuple[float, float, float]
     half_extent: tuple[float, ...]
     radiance: tuple[float, float, float]
-    kind: Literal["lamp", "daylight"] = "lamp"
 
 
 @dataclass(frozen=True)

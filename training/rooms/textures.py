@@ -155,9 +155,9 @@ def _grain(rng: Rng, size: int) -> Floats:
     return np.asarray(0.55 * rings * rng.uniform(0.2, 1.0) + 0.35 * _cloud(rng, size, 0.9, 14.0))
 
 
-def wood(rng: Rng, color: Color | None = None) -> Texture:
+def wood(rng: Rng) -> Texture:
     """Boards, furniture fronts and table tops; the grain runs along x. Painted now and then, with hardly a grain."""
-    tone = color or _wood_tone(rng)
+    tone = _wood_tone(rng)
     strength = rng.uniform(0.04, 0.16) * (0.3 if min(tone) > 0.8 else 1.0)
     grain = _grain(rng, 256)
     dark = _scale(tone, 0.62)
@@ -201,10 +201,10 @@ def _planks(rng: Rng, size: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.
     return index, edge, upright, float(metres)
 
 
-def parquet(rng: Rng, color: Color | None = None) -> Texture:
+def parquet(rng: Rng) -> Texture:
     """A floor of planks or parquet: ship's deck, half bond, herringbone, basket weave; or laminate, which is even."""
     size = 512
-    tone = color or _wood_tone(rng)
+    tone = _wood_tone(rng)
     index, edge, upright, metres = _planks(rng, size)
     grain = np.tile(_grain(rng, 256), (2, 2))
     # Every plank is cut from another place of the grain.
@@ -230,7 +230,7 @@ def _veins(rng: Rng, size: int) -> Floats:
     return np.asarray(np.exp(-np.abs(_cloud(rng, size, 2.0)) * rng.uniform(12, 30)) * (0.5 + 0.5 * rng.random()))
 
 
-def tiles(rng: Rng, color: Color | None = None, wall: bool = False) -> Texture:
+def tiles(rng: Rng, wall: bool = False) -> Texture:
     """Ceramic or stone tiles with joints: square, half bond, mosaic, chequered. Wall tiles are smaller and lighter."""
     size = 512
     x, y = _grid(size, size)
@@ -250,9 +250,9 @@ def tiles(rng: Rng, color: Color | None = None, wall: bool = False) -> Texture:
     edge = np.maximum(np.abs(u - 0.5) - 0.5 + joint * across * 0.5, np.abs(v - 0.5) - 0.5 + joint * down * 0.5) > 0
     if wall:
         light = _hsv(rng.random(), 0.15 * rng.random() ** 2, rng.uniform(0.78, 0.96))
-        tone = color or (light if rng.random() < 0.7 else _tint(rng, 0.7, 0.3, 0.8))
+        tone = light if rng.random() < 0.7 else _tint(rng, 0.7, 0.3, 0.8)
     else:
-        tone = color or _stone_tone(rng)
+        tone = _stone_tone(rng)
     spread = rng.uniform(0.05, 0.2) if kind == "mosaic" else rng.uniform(0.0, 0.05)
     picture = np.ones((size, size, 1), np.float32) * _array(tone)
     picture = picture * (1 + rng.normal(0, spread, down * across)[index])[..., None]
@@ -281,10 +281,10 @@ def _carpet_tone(rng: Rng) -> Color:
     return _hsv(hue + rng.normal(0, 0.02), rng.uniform(0.4, 0.85), rng.uniform(0.15, 0.6))
 
 
-def carpet(rng: Rng, color: Color | None = None) -> Texture:
+def carpet(rng: Rng) -> Texture:
     """Fitted carpet: cut pile, loop, flecked, office squares."""
     size = 256
-    tone = color or _carpet_tone(rng)
+    tone = _carpet_tone(rng)
     x, y = _grid(size, size)
     detail = rng.uniform(0.08, 0.2) * _cloud(rng, size, _pick(rng, (0.0, 0.2, 0.4))) + 0.03 * _cloud(rng, size, 1.5)
     kind = _pick(rng, ("pile", "loop", "fleck", "squares", "streaks"), (5, 2, 2, 2, 1))
@@ -319,10 +319,10 @@ def _wall_tone(rng: Rng) -> Color:
     return _hsv(rng.random(), rng.uniform(0.08, 0.45) * rng.uniform(0.5, 1), rng.uniform(0.5, 0.9))
 
 
-def plaster(rng: Rng, color: Color | None = None) -> Texture:
+def plaster(rng: Rng) -> Texture:
     """Painted wall or ceiling: smooth, rolled, rough or woodchip."""
     size = 256
-    tone = color or _wall_tone(rng)
+    tone = _wall_tone(rng)
     bumps = _cloud(rng, size, float(_pick(rng, (0.3, 0.8, 1.2))))
     detail = rng.uniform(0.0, 0.035) * bumps + rng.uniform(0.0, 0.02) * _cloud(rng, size, 2.0)
     return Texture(_finish(_array(tone) * (1 + detail)[..., None]), float(rng.uniform(0.8, 1.6)))
@@ -375,10 +375,10 @@ def _pattern(rng: Rng, size: int, kind: str) -> Floats:
     return np.zeros((size, size), np.float32)
 
 
-def wallpaper(rng: Rng, color: Color | None = None) -> Texture:
+def wallpaper(rng: Rng) -> Texture:
     """Wallpaper: plain and textured, striped, dotted, flowered or with ornaments."""
     size = 256
-    tone = color or _wall_tone(rng)
+    tone = _wall_tone(rng)
     kinds = ("plain", "stripes", "motif", "scatter", "dots", "waves")
     amount = _pattern(rng, size, _pick(rng, kinds, (3, 3, 3, 2, 1, 1)))
     other = _vary(rng, tone, 0.12) if rng.random() < 0.6 else _tint(rng, 0.6, 0.4, 0.95)
@@ -387,10 +387,10 @@ def wallpaper(rng: Rng, color: Color | None = None) -> Texture:
     return Texture(_finish(picture), float(rng.uniform(0.4, 0.8)))
 
 
-def stone(rng: Rng, color: Color | None = None) -> Texture:
+def stone(rng: Rng) -> Texture:
     """Marble, granite, terrazzo or concrete: worktops, sills, floors."""
     size = 256
-    tone = color or _stone_tone(rng)
+    tone = _stone_tone(rng)
     kind = _pick(rng, ("marble", "granite", "concrete", "terrazzo"), (3, 4, 2, 1))
     base = np.ones((size, size, 1), np.float32) * _array(tone) * (1 + 0.04 * _cloud(rng, size, 1.5))[..., None]
     if kind == "marble":
@@ -416,11 +416,11 @@ def _cloth_tone(rng: Rng) -> Color:
     return _tint(rng, 0.85, 0.2, 0.85)
 
 
-def fabric(rng: Rng, color: Color | None = None) -> Texture:
+def fabric(rng: Rng) -> Texture:
     """Upholstery, curtains, clothes, towels: woven or melange, plain or with a pattern."""
     size = 256
     x, y = _grid(size, size)
-    tone = color or _cloth_tone(rng)
+    tone = _cloth_tone(rng)
     kinds = ("plain", "stripes", "checks", "motif", "scatter", "dots", "waves")
     amount = _pattern(rng, size, _pick(rng, kinds, (8, 1.2, 1, 1, 1, 0.5, 0.5)))
     picture = _mix(tone, _cloth_tone(rng), amount * rng.uniform(0.3, 0.9))
@@ -429,11 +429,11 @@ def fabric(rng: Rng, color: Color | None = None) -> Texture:
     return Texture(_finish(picture * (1 + detail)[..., None]), float(rng.uniform(0.3, 0.6)))
 
 
-def bedding(rng: Rng, color: Color | None = None) -> Texture:
+def bedding(rng: Rng) -> Texture:
     """Sheets, blankets and pillow cases: often light, often with a large pattern, with soft creases painted in."""
     size = 256
     light = _hsv(rng.random(), 0.2 * rng.random() ** 2, rng.uniform(0.75, 0.97))
-    tone = color or (light if rng.random() < 0.5 else _cloth_tone(rng))
+    tone = light if rng.random() < 0.5 else _cloth_tone(rng)
     kinds = ("plain", "stripes", "checks", "motif", "scatter", "dots", "waves")
     amount = _pattern(rng, size, _pick(rng, kinds, (5, 2, 2, 2, 3, 1, 1)))
     picture = _mix(tone, _cloth_tone(rng), amount * rng.uniform(0.3, 1.0))
@@ -442,11 +442,11 @@ def bedding(rng: Rng, color: Color | None = None) -> Texture:
     return Texture(_finish(picture * (1 + detail)[..., None]), float(rng.uniform(0.6, 1.2)))
 
 
-def rug(rng: Rng, color: Color | None = None) -> Texture:
+def rug(rng: Rng) -> Texture:
     """A whole rug, 3:2: oriental with border and medallion, striped, geometric, plain or shaggy."""
     h, w = 256, 384
     x, y = _grid(h, w)
-    ground = color or _tint(rng, 0.9, 0.2, 0.75)
+    ground = _tint(rng, 0.9, 0.2, 0.75)
     kind = _pick(rng, ("oriental", "stripes", "geometric", "plain", "shaggy"), (3, 2, 2, 2, 1))
     noise = np.tile(_cloud(rng, 256, 0.2), (1, 2))[:, :w]
     picture: Floats = np.ones((h, w, 1), np.float32) * _array(ground)
@@ -694,11 +694,11 @@ def cardboard(rng: Rng) -> Texture:
     return Texture(_finish(picture), 0.4)
 
 
-def metal(rng: Rng, color: Color | None = None) -> Texture:
+def metal(rng: Rng) -> Texture:
     """Brushed steel, aluminium or lacquered sheet; brushed along x."""
     size = 128
     value = rng.uniform(0.45, 0.8)
-    tone = color or (_hsv(0.6, 0.03, value) if rng.random() < 0.7 else _tint(rng, 0.5, 0.15, 0.9))
+    tone = _hsv(0.6, 0.03, value) if rng.random() < 0.7 else _tint(rng, 0.5, 0.15, 0.9)
     detail = rng.uniform(0.01, 0.06) * _cloud(rng, size, 0.6, 16.0) + 0.02 * _cloud(rng, size, 1.8)
     return Texture(_finish(_array(tone) * (1 + detail)[..., None]), float(rng.uniform(0.3, 0.6)))
 

@@ -16,7 +16,6 @@ from training.rooms import textures
 from training.rooms.palette import Palette
 from training.rooms.scene import Finish, Floats, Part
 from training.rooms.shapes import (
-    GLOSS,
     MATT,
     MIRROR,
     SATIN,
@@ -677,6 +676,3 @@ def fireplace(rng: Rng, palette: Palette) -> list[Part]:
             bar((x - 0.15, -0.18, 0.1), (x + 0.15, -0.15, 0.14), 0.04, "otherprop", paint((0.1, 0.06, 0.03), MATT), 7)
         )
     return list(merge(parts))
-
-
-GLASS = paint((0.5, 0.55, 0.55), GLOSS)
