@@ -239,6 +239,16 @@ def test_a_start_that_cannot_be_is_one_line(boxes: Path, tmp_path: Path, more: t
     assert not (tmp_path / "out").exists()
 
 
+def test_bf16_is_refused_where_cudnn_has_no_convolutions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = train_module.parse_args(["--data", "x", "--out", "y", "--precision", "bf16"])
+    capability = [7, 5]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: tuple(capability))
+    with pytest.raises(TrainingError, match=r"compute capability 8\.0"):
+        train_module.refuse_impossible(args, torch.device("cuda"), [])
+    capability[:] = [8, 0]
+    train_module.refuse_impossible(args, torch.device("cuda"), [])
+
+
 def test_a_refusal_is_the_exit_status_and_one_line_of_stderr(boxes: Path, tmp_path: Path) -> None:
     done = run(boxes, tmp_path / "out", "--data", "nowhere")
     assert done.returncode == 1

@@ -746,6 +746,9 @@ def refuse_impossible(args: argparse.Namespace, device: torch.device, infos: lis
     """Raises TrainingError for settings that do not go together here."""
     if args.precision == "fp16" and device.type != "cuda":
         raise TrainingError(f"--precision fp16 needs CUDA, this is {device.type}; bf16 works here")
+    if args.precision == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        # PyTorch says that such a GPU knows bf16, but cuDNN has no convolutions for it.
+        raise TrainingError("--precision bf16 needs a GPU of compute capability 8.0 or newer; fp16 works here")
     processes = parallel.count()
     if args.batch_size % (processes * args.accumulate) or args.batch_size // args.accumulate < 2:
         among = f", each for {processes} processes" if processes > 1 else ""
