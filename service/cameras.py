@@ -39,6 +39,9 @@ PER_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 FILM_DIAGONAL = math.hypot(36.0, 24.0)
 """Of 35 mm film, in mm."""
 
+MOST_CUT = 2.0
+"""Times the diagonal. A strip of a picture of 4:3 that is as high as that comes to 1.7; beyond is what is no EXIF of a
+camera's."""
 PANORAMA = 6
 """Of EXIF's CustomRendered, as phones write it."""
 _SPHERE = re.compile(rb"GPano:ProjectionType\W{1,9}equirectangular")
@@ -200,7 +203,8 @@ def _whole(size: tuple[int, int], tags: Mapping[int, Any]) -> float:
         return 1.0
     if abs(width * across / (height * down) - 1) < SQUARE:  # Turned, and EXIF has not noticed.
         across, down = down, across
-    return math.hypot(across, down) / math.hypot(width, height) * max(width / across, height / down)
+    whole = math.hypot(across, down) / math.hypot(width, height) * max(width / across, height / down)
+    return whole if whole < MOST_CUT else 1.0
 
 
 def _film_mm(tags: Mapping[int, Any]) -> float:

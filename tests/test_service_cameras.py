@@ -154,6 +154,12 @@ def test_a_picture_that_was_cut_has_the_lens_of_the_whole(
     assert (camera.fx, camera.source) == (pytest.approx(expected), "exif")
 
 
+def test_a_size_in_exif_that_no_picture_was_cut_from_is_not_believed() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0xA405: 26, 0xA002: 1, 0xA003: 48000})
+    assert exif_focal(encode(quadrants(), "JPEG", exif=exif.tobytes())) == pytest.approx(26 / math.hypot(36, 24))
+
+
 def test_a_panorama_has_no_lens() -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769).update({0xA405: 26, 0xA401: 6})
