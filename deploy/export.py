@@ -459,7 +459,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         checkpoints = [with_saturation(one, args.saturation) for one in checkpoints]
     network, parts = join(checkpoints)
     # What is wrong with these shows before anything is traced, which takes longest.
-    saturations = {float(one.config.options.get("saturation", 1)) for one in parts}
+    saturations = {one.config.saturation for one in parts}
     evaluations = [read_evaluation(path, saturations) for path in args.evaluation]
     if args.pictures is not None:
         picture_files(args.pictures)

@@ -69,7 +69,7 @@ def with_saturation(checkpoint: Checkpoint, saturation: float) -> Checkpoint:
     Figures of its training are left out where they were measured at another saturation.
     """
     config = checkpoint.config
-    same = config.options.get("saturation", 1) == saturation
+    same = config.saturation == saturation
     return replace(
         checkpoint,
         config=replace(config, options={**config.options, "saturation": saturation}),

@@ -79,6 +79,11 @@ class NetworkConfig:
     classes: ClassSet
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def saturation(self) -> float:
+        """That of `options`, or what it is without."""
+        return float(self.options.get("saturation", 1))
+
     def build(self) -> Network:
         """The network at its random start.
 

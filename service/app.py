@@ -101,7 +101,8 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
 
 
 def _end_process(reason: StartupError) -> None:
-    """The engine could not be loaded while the server was already up; nothing else would end it with the reason."""
+    """The engine could not be loaded while the server was already up, or every engine is lost; nothing else would end
+    the process with the reason."""
     # At once: `print` writes the end of the line by itself, and another thread may log in between.
     sys.stderr.write(f"{reason}\n")
     sys.stderr.flush()

@@ -34,7 +34,7 @@ from service.devices import onnx_source
 from service.errors import EnginesLost, StartupError
 from service.metrics import Metrics
 from service.models import Models, until_ready
-from service.outputs import Options, Output, refuse_unused
+from service.outputs import Options, Output
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -148,9 +148,8 @@ def options_of(query: Mapping[str, Any], output: Output) -> Options:
     camera = {name: value for name, value in query.items() if name in Given.__dataclass_fields__}
     others = {name: value for name, value in query.items() if name not in camera}
     try:
-        refuse_unused(others, output)
         options = Options(Given(**camera), **others)
-        options.check(output)
+        options.check(output, others)
         return options
     except errors.InvalidRequest as problem:
         raise UsageError(problem.detail) from None

@@ -20,7 +20,7 @@ import json
 import math
 import struct
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -293,13 +293,12 @@ def _render(
     shape = [len(pictures), height, width]
     outputs: list[str] = []
     binary: list[bytes] = []
+    all_maps = [maps_of(fixed, seen, result.prediction) for seen, result in zip(pictures, results, strict=True)]
     for output, as_binary in wanted.items():
         datatype, dtype = DTYPES[output]
         described: dict[str, Any] = {"name": output, "datatype": datatype, "shape": shape}
-        planes = [
-            getattr(maps_of(fixed, seen, result.prediction), output)
-            for seen, result in zip(pictures, results, strict=True)
-        ]
+        # Of copies: a map is kept by what it is first asked of, and those of all outputs are large together.
+        planes = [getattr(replace(maps), output) for maps in all_maps]
         numbers = ""
         if as_binary:
             data = b"".join(plane.astype(dtype, copy=False).tobytes() for plane in planes)

@@ -43,14 +43,6 @@ ONLY_FOR: dict[str, tuple[Output, ...]] = {
 """Parameters that are for some outputs only."""
 
 
-def refuse_unused(names: Iterable[str], output: Output) -> None:
-    """Raises InvalidRequest where a parameter says nothing about `output`. A depth map that was asked for with
-    `min_confidence` would be taken for one without what is below."""
-    for name in names:
-        if output not in ONLY_FOR.get(name, (output,)):
-            raise InvalidRequest(f"{name} is of no use with output={output}; it is for {', '.join(ONLY_FOR[name])}.")
-
-
 @dataclass(frozen=True)
 class Options:
     """What a request may say about its answer, besides which one it wants."""
@@ -74,8 +66,13 @@ class Options:
         """Whether the answer has the uploaded picture's own colours in it."""
         return output == "overlay" or (output in _POINTS and self.color == "picture")
 
-    def check(self, output: Output) -> None:
-        """Raises InvalidRequest where `output` needs what is not given."""
+    def check(self, output: Output, given: Iterable[str]) -> None:
+        """Raises InvalidRequest where `output` has no use for one of the parameters `given`, or needs another. A depth
+        map that was asked for with `min_confidence` would be taken for one without what is below."""
+        for name in given:
+            if output not in ONLY_FOR.get(name, (output,)):
+                only = ", ".join(ONLY_FOR[name])
+                raise InvalidRequest(f"{name} is of no use with output={output}; it is for {only}.")
         if output == "unreliable" and self.min_confidence is None:
             raise InvalidRequest("output=unreliable needs min_confidence, such as min_confidence=0.5.")
 

@@ -26,7 +26,6 @@ from service.outputs import (
     Rendered,
     negotiate,
     negotiate_batch,
-    refuse_unused,
 )
 from service.pipeline import Pipeline
 from service.uploads import FIELD, FIELDS, read_upload, read_uploads
@@ -199,8 +198,7 @@ async def predict(
     taken from the picture's EXIF, or else assumed to be 0.85 longer sides of the picture. The answer says which.
     """
     wanted = negotiate(request.headers.get("accept", "*/*"), output)
-    refuse_unused(request.query_params, wanted)
-    options.check(wanted)
+    options.check(wanted, request.query_params)
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes, PARAMETERS)
     body, media_type = await within(request, timeout_s, service.predict(upload, wanted, options))
@@ -230,8 +228,7 @@ async def predict_batch(
     `json` and `coco` come as multipart/mixed only. All parameters are for all pictures.
     """
     media_type = negotiate_batch(request.headers.get("accept", "*/*"), output)
-    refuse_unused(request.query_params, output)
-    options.check(output)
+    options.check(output, request.query_params)
     service.batcher.require_ready()
     uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, PARAMETERS)
     service.require_queue_holds(len(uploads))

@@ -386,7 +386,7 @@ def main(argv: list[str] | None = None) -> None:
             flip=args.flip,
             focal=checkpoint.info["training"].get("focal", 0.0),
         )
-        result["saturation"] = float(checkpoint.config.options.get("saturation", 1))
+        result["saturation"] = checkpoint.config.saturation
         if result["saturation"] != 1:
             result["notes"].append(f"the network sees {result['saturation']:.0%} of the colours")
         zoom = checkpoint.info["training"].get("zoom")
