@@ -228,6 +228,12 @@ def test_what_goes_wrong_in_a_worker_ends_the_training(boxes: Path, tmp_path: Pa
             "the rates of ASPP are three whole numbers of at least 1, not (1, 2)",
         ),
         (("--options", '{"reduction": 0}'), "reduction is a number of at least 1, not 0"),
+        (
+            ("--weighting", "mgda", "--freeze", "backbone"),
+            "--weighting mgda needs a gradient per task; it cannot go with",
+        ),
+        (("--freeze", "backbone", "decoder"), "--freeze decoder: the network has no such part; it has backbone, back"),
+        (("--freeze", "backbone", "se", "sw", "heads"), "--freeze backbone se sw heads leaves nothing to train"),
         (("--loss-stride", "5"), "--loss-stride 5 does not divide the training size 48x64"),
     ],
 )
@@ -745,6 +751,33 @@ def test_swa_keeps_the_mean_of_the_last_epochs(
             few_steps(boxes, tmp_path / "stopped", *more, "--swa", "2")
     few_steps(boxes, tmp_path / "stopped", *more, "--swa", "2", "--resume")
     assert_same_end(tmp_path / "stopped", straight)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--preset", "strong", "--warmup", "1", "--epochs", "2"), ("--swa", "2")],
+    ids=["paper", "strong", "swa"],
+)
+def test_what_is_frozen_stays_as_it_started(boxes: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Its batch normalisation too, also after the network was measured between two epochs."""
+    main(command(boxes, tmp_path / "start", "--epochs", "1", "--val-split", "none")[2:])
+    start = load_checkpoint(tmp_path / "start" / CHECKPOINT).weights
+    parts = ("backbone", "se.segmentation", "heads.segmentation")
+    go_on = ("--start", str(tmp_path / "start" / CHECKPOINT), "--freeze", *parts, "--val-split", "val")
+    end = few_steps(boxes, tmp_path / "end", *more, *go_on)
+    assert end.info["training"]["freeze"] == list(parts)
+    assert [evaluation["epoch"] for evaluation in end.info["evaluations"]] == [1, 2]
+    moved = {name for name in start if not torch.equal(start[name], end.weights[name])}
+    free = {name for name in start if not name.startswith(tuple(f"{part}." for part in parts))}
+    assert moved == free
+
+
+def test_layers_of_a_rate_of_their_own_can_be_frozen(boxes: Path, tmp_path: Path) -> None:
+    """The exchanges of two streams are a group of their own in the optimiser."""
+    stitched = ("--network", "cross_stitch", "--single-task", "none", "--exchange-lr", "10")
+    one, other = (few_steps(boxes, tmp_path / part, *stitched, "--freeze", part) for part in ("exchanges", "heads"))
+    assert all(p.eq(0.9).logical_or(p.eq(0.1)).all() for p in one.network().new_parameters())
+    assert not any(p.eq(0.9).logical_or(p.eq(0.1)).all() for p in other.network().new_parameters())
 
 
 @pytest.mark.parametrize("swa", ["-1", "3"])

@@ -325,6 +325,7 @@ def test_state_comes_back(name: str) -> None:
         ("cagrad", {"processes": 2}, "cannot go with several processes"),
         ("gradnorm", {"precision": "fp16"}, "cannot go with --precision fp16"),
         ("pcgrad", {"compiled": True}, "cannot go with --compile"),
+        ("mgda", {"frozen": True}, "cannot go with --freeze"),
         ("famo", {"accumulate": 2}, "cannot go with --accumulate"),
         ("dwa", {"tasks": ("depth",)}, "this network has only depth"),
     ],

@@ -17,7 +17,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,18 @@ def camera_factor(info: DatasetInfo, name: str, shape: Sequence[int], size: tupl
     return relative_focal(fx, size) / focal
 
 
+@contextlib.contextmanager
+def as_served(network: nn.Module) -> Iterator[None]:
+    """In evaluation mode; afterwards each module is in the mode it was in, for some may be frozen."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.inference_mode()
 def evaluate(
     network: nn.Module,
@@ -174,7 +186,7 @@ def evaluate(
     flip: bool = False,
     focal: float = 0.0,
 ) -> dict[str, Any]:
-    """Figures of `network` (left in the mode it was in) over a data set without augmentation.
+    """Figures of `network` (its modules left in the modes they were in) over a data set without augmentation.
 
     Args:
         protocol: Key of `training.metrics.PROTOCOLS`.
@@ -195,8 +207,6 @@ def evaluate(
     if protocol == "eigen" and info.depth_kind == "filled":
         raise DataError(f"{info.root}: protocol eigen is for raw depth, this is filled; prepare it with --depth raw")
     device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
     figures = Figures(len(info.classes), protocol)
     by_camera: dict[str, Figures] = {}
     averaged = flip or tuple(scales) != (1.0,)
@@ -208,7 +218,7 @@ def evaluate(
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # its own, so that measuring does not disturb training's random numbers
     )
-    with contextlib.closing(batches(loader)) as samples:
+    with as_served(network), contextlib.closing(batches(loader)) as samples:
         bar = tqdm(samples, f"evaluate {dataset.split}", len(dataset), disable=not progress, leave=False)
         for sample in bar:
             image = sample["image"].to(device)
@@ -225,7 +235,6 @@ def evaluate(
             if info.cameras:
                 camera = info.cameras.get(name, "unknown")
                 by_camera.setdefault(camera, Figures(len(info.classes), protocol)).update(predicted, truth)
-    network.train(was_training)
 
     notes = []
     if isinstance(figures.depth, EigenDepthMetrics) and figures.depth.whole:

@@ -33,7 +33,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ from training.data import (
     read_infos,
 )
 from training.describe import class_weights, describe_data, digest_of
-from training.evaluate import camera_factor, evaluate, format_result, predict
+from training.evaluate import as_served, camera_factor, evaluate, format_result, predict
 from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, valid_pixels, weighted_by_task
 from training.start import CHECKPOINT, TrainingError, load_start, options_of, start_names
 from training.weighting import WEIGHTINGS, Weighting, backward_per_task, check_combination, make_weighting
@@ -134,6 +134,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="checkpoint to go on from with other data or settings, in place of --weights; of the same network and "
         "backbone, its segmentation classifier is taken where the classes are the same. Of several, each of which went "
         "on from another, the mean of their weights",
+    )
+    add(
+        "--freeze",
+        nargs="+",
+        metavar="PART",
+        help="parts of the network that stay as they start, their batch normalisation too, e.g. backbone or "
+        "heads.segmentation",
     )
     add(
         "--single-task",
@@ -284,13 +291,36 @@ def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Op
     if args.exchange_lr != 1 and not new:
         raise TrainingError(f"--exchange-lr is for cross_stitch and nddr_cnn; {args.network} has no such layers")
     ids = {id(p) for p in new}
-    groups = [{"params": [p for p in network.parameters() if id(p) not in ids], "factor": 1.0}]
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in trained if id(p) not in ids], "factor": 1.0}]
     if new:
-        groups.append({"params": new, "factor": args.exchange_lr})
+        groups.append({"params": [p for p in trained if id(p) in ids], "factor": args.exchange_lr})
     if args.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, weight_decay=args.weight_decay)
     kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=args.lr, weight_decay=args.weight_decay)
+
+
+def freeze(network: Network, parts: Sequence[str]) -> list[nn.Module]:
+    """Has gradients leave `parts` of a network as they are.
+
+    Returns:
+        The parts' modules, which are to be kept out of training mode as well: it would change the statistics of their
+        batch normalisation.
+
+    Raises:
+        TrainingError: the network has no such part, or no other.
+    """
+    modules = []
+    for part in parts:
+        try:
+            modules.append(network.get_submodule(part).requires_grad_(False))
+        except AttributeError:
+            names = ", ".join(name for name, module in network.named_modules() if name and name.count(".") < 2)
+            raise TrainingError(f"--freeze {part}: the network has no such part; it has {names}") from None
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise TrainingError(f"--freeze {' '.join(parts)} leaves nothing to train")
+    return modules
 
 
 def without_effect(
@@ -416,10 +446,8 @@ def log_pictures(
     """The first picture of a split: picture, mask, depth, predictions above the truth (depth 0-10 m as grey)."""
     device = next(network.parameters()).device
     sample = dataset[(0, 0)]
-    was_training = network.training
-    network.eval()
-    outputs = predict(network, sample["image"][None].to(device), size)
-    network.train(was_training)
+    with as_served(network):
+        outputs = predict(network, sample["image"][None].to(device), size)
     grey = {"truth": sample["depth"]}
     masks = {"truth": paint(sample["label"], dataset.info.classes)}
     if "depth" in outputs:
@@ -463,6 +491,7 @@ def train(args: argparse.Namespace) -> int:
         processes=processes,
         precision=args.precision,
         compiled=args.compile,
+        frozen=bool(args.freeze),
     )
     for one in infos:  # Each is refused by its own name.
         FolderDataset(one, args.train_split, auxiliary_tasks=network.auxiliary_tasks, focal=args.focal)
@@ -489,10 +518,13 @@ def train(args: argparse.Namespace) -> int:
     elif path.is_file():
         raise TrainingError(f"{path} exists: give --resume to go on from it, or another --out")
 
+    frozen = freeze(network, args.freeze or ())
     optimizer = make_optimizer(network, args)
     earlier_data = former.info.get("earlier_data", []) if former else load_start(network, args, info.classes)
     network.training_stride = args.loss_stride
     network.to(device).train()
+    for module in frozen:
+        module.eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
     ema = copy.deepcopy(network).eval() if args.ema else None
     weighting = make_weighting(args.weighting, tasks, args.weighting_options).to(device)
@@ -524,7 +556,7 @@ def train(args: argparse.Namespace) -> int:
     fixed = dict(zip(("segmentation", "depth"), args.loss_weights, strict=True))
     fixed |= dict(zip(("normals", "edges"), args.auxiliary_weights, strict=True))
     fixed = {task: fixed[task] for task in tasks}
-    parameters = list(network.parameters())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     parallel.synchronise_batch_norm(network, device)
     ddp = DistributedDataParallel(network) if processes > 1 else None
     model = torch.compile(ddp or network) if args.compile else ddp or network

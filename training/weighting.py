@@ -482,7 +482,14 @@ def make_weighting(name: str, tasks: Sequence[str], constants: Mapping[str, floa
 
 
 def check_combination(
-    name: str, tasks: Sequence[str], *, accumulate: int, processes: int, precision: str, compiled: bool
+    name: str,
+    tasks: Sequence[str],
+    *,
+    accumulate: int,
+    processes: int,
+    precision: str,
+    compiled: bool,
+    frozen: bool = False,
 ) -> None:
     """Refuses what a weighting cannot be combined with.
 
@@ -499,6 +506,7 @@ def check_combination(
         "several processes": processes > 1,
         "--precision fp16": precision == "fp16",
         "--compile": compiled,
+        "--freeze": frozen,  # a task may then reach no parameter
     }
     found = [what for what, is_so in wrong.items() if is_so]
     if kind.per_task_gradients and found:
