@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-HEIC = frozenset([".heic", ".heif"])
-"""Not read, and so that it is said of each, not left out either."""
-PICTURES = HEIC | frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"]
+HEIC = (".heic", ".heif")
+"""Where they are not read, it is said of each."""
+PICTURES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", *HEIC]
 )
 VIDEOS = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts"])
 PIXEL_ASPECTS = (0.25, 4.0)

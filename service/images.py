@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,7 +52,24 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _HAS_AVIF = bool(features.check("avif"))
-FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF") + (("AVIF",) if _HAS_AVIF else ())
+
+
+def _read_heic() -> bool:
+    """Has Pillow read HEIC, if the extra `heic` is installed."""
+    try:
+        pi_heif = import_module("pi_heif")
+    except ImportError:
+        return False
+    # One thread, as for other formats, and nothing of what a phone keeps beside the picture.
+    pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+    return True
+
+
+_HAS_HEIC = _read_heic()
+FORMATS = (
+    ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF") + (("AVIF",) if _HAS_AVIF else ()) + (("HEIF",) if _HAS_HEIC else ())
+)
+"""By Pillow's names; HEIF is what phones call HEIC."""
 
 MAX_SCANS = 100
 """Of a JPEG; cameras and encoders write up to 20."""
@@ -64,7 +82,7 @@ MAX_TILES = 100_000
 TIFF_OFFSETS = (273, 324)
 """The tags of the places of strips and tiles."""
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
-"""Brands of what phones call HEIC, whose codec Pillow does not have."""
+"""Brands of what phones call HEIC, whose codec Pillow itself does not have."""
 
 TEXT_BYTES = 2000
 """Of so many bytes of a picture, some are always zeros, or what in a text would be a line's end."""
@@ -130,7 +148,7 @@ def _load(
     if name is None:
         what = "The body is not a picture"
         if _brands(data) & HEIC:
-            what = "HEIC is not read"
+            what = "HEIC is not read here, where the extra heic is not installed"
         elif data.startswith((b"data:", b"/9j/", b"iVBOR")):
             what = "The body is base64, not the bytes of a picture"
         raise UnsupportedImage(f"{what}. Send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
@@ -249,6 +267,8 @@ def sniff(data: bytes) -> str | None:
         return "GIF"
     if _HAS_AVIF and _brands(data) & {b"avif", b"avis"}:
         return "AVIF"
+    if _HAS_HEIC and _brands(data) & HEIC:
+        return "HEIF"
     return None
 
 

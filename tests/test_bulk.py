@@ -443,7 +443,7 @@ def test_bad_pictures_do_not_stop_the_others(
         assert "5 failed:" in said and "3 done" in said
         assert f"  {photos / 'aa.jpg'}: The JPEG cannot be decoded" in said
         assert f"  {photos / 'sub' / 'text.png'}: The body is not a picture" in said
-        assert f"  {photos / 'phone.HEIC'}: HEIC is not read" in said
+        assert f"  {photos / 'phone.HEIC'}: The HEIF cannot be decoded" in said
         assert f"  {photos / 'gone.png'}: No such file or directory" in said
         assert f"  {photos / 'empty.png'}: " in said
 

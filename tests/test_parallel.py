@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.checkpoint import load_checkpoint
+from training import parallel
 from training.boxes import write_dataset
 from training.start import CHECKPOINT
 from training.train import main
@@ -58,6 +60,18 @@ def check(device):
 check(parallel.start("cpu"))
 parallel.finish()
 """
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "loaders"),
+    [("cpu", 64, 1, 2), ("cuda", 64, 1, 8), ("cuda", 16, 4, 4), ("cuda", 1, 1, 2)],
+)
+def test_as_many_processes_load_pictures_as_the_cores_have_room_for(
+    device: str, cores: int, processes: int, loaders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert parallel.loaders(torch.device(device)) == loaders
 
 
 @pytest.fixture(scope="module")

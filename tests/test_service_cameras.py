@@ -63,6 +63,15 @@ def test_exif(format: str) -> None:
     assert focal == pytest.approx(3004.6, abs=0.1)
 
 
+@pytest.mark.parametrize("lies", ["upright", "turned"])
+def test_exif_of_heic(lies: str) -> None:
+    upload = (Path(__file__).parent / "heic" / f"{lies}.heic").read_bytes()
+    focal = 26 / math.sqrt(36**2 + 24**2) * 80
+    assert camera_of(upload, (48, 64), Given()) == Camera(
+        pytest.approx(focal), pytest.approx(focal), 31.5, 23.5, "exif"
+    )
+
+
 @pytest.mark.parametrize(("focal", "read"), [(9, None), (10, 10.0), (400, 400.0), (401, None), (0, None)])
 def test_only_sensible_exif_counts(focal: int, read: float | None) -> None:
     found = exif_focal(with_exif(focal))

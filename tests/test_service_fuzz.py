@@ -11,6 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,6 +33,7 @@ from service.settings import Settings
 CASES = int(os.environ.get("SEGDEPTH_FUZZ", "100"))
 MAX_PIXELS = 100_000
 SEEDS = [encode(quadrants(), form) for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")]
+SEEDS += [path.read_bytes() for path in sorted((Path(__file__).parent / "heic").iterdir())]
 
 fuzz = settings(
     max_examples=CASES,

@@ -6,6 +6,7 @@ import base64
 import io
 import random
 import struct
+import sys
 import zlib
 from contextlib import suppress
 from fractions import Fraction
@@ -26,6 +27,8 @@ from service.rgb import to_rgb
 LIMIT = 1_000_000
 SIZES = [(48, 64), (64, 48)]
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
+HEIC = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "heic").iterdir()}
+"""`quadrants()` by libheif and x265, which pi-heif comes without; `turned` as a phone held upright stores it."""
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -150,7 +153,7 @@ def test_of_an_animation_the_first_frame(format: str) -> None:
         b"%PDF-1.7\n",
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         bytes(range(256)),
-        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"\0\0\0\x18ftypmp42\0\0\0\0isommp42",
         b"RIFF\0\0\0\0WAVE",
         b"x",
     ],
@@ -161,9 +164,43 @@ def test_what_is_no_picture(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heix"])
-def test_heic_is_named(brands: bytes) -> None:
-    with pytest.raises(UnsupportedImage, match=r"HEIC is not read\. Send JPEG"):
+def test_heic_is_named_where_it_is_not_read(brands: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_HAS_HEIC", False)
+    with pytest.raises(UnsupportedImage, match=r"HEIC is not read here, .* heic is not installed\. Send JPE"):
         decode((8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(40))
+
+
+def test_without_the_extra_there_is_no_heic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    assert images._read_heic() is False
+
+
+@pytest.mark.parametrize("lies", ["upright", "turned"])
+def test_heic_stands_upright(lies: str) -> None:
+    """As phones store them: turned by the container, and by EXIF that says so once more."""
+    out = decode(HEIC[lies])
+    assert out.shape == (48, 64, 3)
+    assert np.abs(out.astype(int)[12::24, 16::32] - quadrants()[12::24, 16::32]).max() <= 3
+    canvas, box = images.decode_to_canvas(HEIC[lies], LIMIT, SIZES)
+    assert box.size == (48, 64) and np.abs(canvas.astype(int) - out).max() == 0
+
+
+def test_damaged_heic_is_refused() -> None:
+    data = HEIC["upright"]
+    with pytest.raises(TooManyPixels):
+        images.decode(data, 64 * 48 - 1)
+    with pytest.raises(BrokenImage, match="The HEIF cannot be decoded: its header is damaged or cut off"):
+        decode(data[:100])
+    with pytest.raises(BrokenImage, match="The HEIF cannot be decoded: "):
+        decode(data[:-20])
+
+
+def test_heic_with_more_pixels_than_it_says_is_refused() -> None:
+    """Large ones before they are decoded: libheif holds its decoder to what the header says, or to 16384 pixels."""
+    data = HEIC["upright"]
+    place = data.index(b"ispe") + 8  # Width and height, behind version and flags.
+    with pytest.raises(BrokenImage, match=r"The HEIF cannot be decoded: .*size signaled in the file"):
+        decode(data[:place] + struct.pack(">II", 8, 8) + data[place + 8 :])
 
 
 def jpeg_of(parts: bytes, *, scans: int = 0) -> bytes:

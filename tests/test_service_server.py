@@ -148,6 +148,14 @@ def test_unusual_pictures(server: Server, name: str) -> None:
     assert opened(base64.b64decode(body["depth"]["depth_png"])).size == (width, height)
 
 
+def test_a_phone_s_heic(server: Server) -> None:
+    photo = (ROOT / "tests" / "heic" / "turned.heic").read_bytes()
+    body = httpx.post(f"{server.url}/predict", content=photo, timeout=20).json()
+    assert (body["height"], body["width"]) == (48, 64)
+    assert {found["id"] for found in body["segmentation"]["classes"]} == {1, 2, 4, 7}
+    assert body["camera"]["source"] == "exif"
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientations(server: Server, orientation: int) -> None:
     undo = {

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+MOST_LOADERS = 8
+"""Each keeps two batches ahead, and costs some hundred MB."""
+
 
 def usable_device(name: str) -> torch.device:
     """The device of this name.
@@ -54,6 +57,15 @@ def start(device: str) -> torch.device:
     backend = "nccl" if own.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=timeout)
     return own
+
+
+def loaders(device: torch.device) -> int:
+    """How many processes are to load pictures for this one. A CPU has its cores for the network, and two keep up with
+    it; one GPU takes more than two bring, and those of a machine share its cores."""
+    if device.type != "cuda":
+        return 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, min(MOST_LOADERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def finish() -> None:

@@ -214,7 +214,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--workers", type=int, default=2, help="processes that load pictures, for each that trains")
+    add(
+        "--workers",
+        type=int,
+        default=None,
+        help="processes that load pictures, for each that trains; default: 2 on a CPU, its share of the cores on a GPU",
+    )
     add("--eval-every", type=int, default=1, metavar="EPOCHS", help="measure on the validation split this often")
     add("--log-every", type=int, default=10, metavar="STEPS", help="losses to TensorBoard this often")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
@@ -233,7 +238,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--swa: give 0 to the number of --epochs")
     if args.start and args.single_task not in (None, ["none"]):
         parser.error("--start and --single-task are two starts; give one of them")
-    if args.workers < 0:
+    if args.workers is not None and args.workers < 0:
         parser.error("--workers must be at least 0")
     if not isinstance(args.options, dict):
         parser.error("--options is a JSON object")
@@ -474,6 +479,7 @@ def train(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------------------------------ setup
     device = parallel.start(args.device)
     first, processes = parallel.rank() == 0, parallel.count()
+    workers = parallel.loaders(device) if args.workers is None else args.workers
     infos = read_infos(args.data)
     info = joined(infos)
     refuse_impossible(args, device, infos)
@@ -570,7 +576,7 @@ def train(args: argparse.Namespace) -> int:
     loader: DataLoader[Sample] = DataLoader(
         train_set,
         batch_sampler=sampler,
-        num_workers=args.workers,
+        num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # its own: the global one must not depend on when a loader was made
@@ -689,7 +695,7 @@ def train(args: argparse.Namespace) -> int:
                     if step == steps:
                         kept.load_state_dict(mean)
                 if writer and val_set and (epoch % args.eval_every == 0 or step == steps):
-                    result = evaluate(kept, val_set, size, workers=args.workers, focal=args.focal)
+                    result = evaluate(kept, val_set, size, workers=workers, focal=args.focal)
                     history.append({"epoch": epoch, **result})
                     for name, figure in result["values"].items():
                         writer.add_scalar(f"val/{name}", figure, step)
