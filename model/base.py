@@ -95,7 +95,8 @@ class Network(nn.Module):
 
     Attributes:
         tasks: The maps that `forward` returns.
-        auxiliary_tasks: Tasks that only the intermediate predictions have; training makes labels for them.
+        auxiliary_tasks: Tasks beside these, of intermediate predictions or of further maps that `forward` returns;
+            training makes labels for them. An exported network leaves them out.
         training_stride: In training mode the maps have this share of the picture's height and width: 2 is half of each.
         saturation: How much the network sees of a picture's colours: 1 all, 0 none.
     """

@@ -87,11 +87,12 @@ def test_a_known_network_gets_known_figures(tmp_path: Path) -> None:
     assert "stripes test, 2 pictures, protocol mtl" in format_result(result)
 
 
-def test_what_is_not_a_number_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_what_is_not_a_number_is_said(tmp_path: Path, task: str) -> None:
     class Broken(Oracle):
         def forward(self, image: Tensor) -> dict[str, Tensor]:
             outputs = super().forward(image)
-            return outputs | {"depth": outputs["depth"] * float("nan")}
+            return outputs | {task: outputs[task] * float("nan")}
 
     dataset = FolderDataset(read_info(write_folder(tmp_path)), "test")
     assert not evaluate(Oracle("segmentation", "depth"), dataset, (48, 64))["notes"]

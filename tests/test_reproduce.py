@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from model.checkpoint import load_checkpoint
 from model.classes import NYU40
 from model.networks import NETWORKS, NetworkConfig
 from training import reproduce
 from training.boxes import write_dataset
 from training.reproduce import TABLES, budget_args, main, markdown, own_settings, scatter, shared_settings
+from training.start import CHECKPOINT
 from training.train import parse_args as parse_training
 
 TINY = ("--", "--size", "48x64", "--epochs", "1", "--weights", "none", "--workers", "0", "--device", "cpu")
@@ -66,6 +68,24 @@ def test_one_row_end_to_end_and_not_twice(boxes: Path, tmp_path: Path, capsys: p
     main(command)
     assert capsys.readouterr().out.count("has ended") == 3
     assert {p: os.stat(p).st_mtime_ns for p in before} == before
+
+
+def test_what_makes_a_row_is_not_lost_to_other_options(boxes: Path, tmp_path: Path) -> None:
+    command = ["--table", "5", "--data", str(boxes), "--out", str(tmp_path), "--budget", "small", "--seeds", "2"]
+    main([*command, "--only", "MTL_SSW (0.2, 0.8)", *TINY, "--options", '{"dropout": 0.2, "sw": [0.5, 0.5]}'])
+    runs = json.loads((tmp_path / "table5-boxes-small.json").read_text())["rows"][0]["runs"]
+    assert [run["options"] for run in runs] == [{"aspp_rates": [2, 4, 6], "dropout": 0.2, "sw": [0.2, 0.8]}] * 2
+    assert [run["training"]["seed"] for run in runs] == [0, 1]
+
+
+def test_weightings_are_for_networks_of_several_tasks(boxes: Path, tmp_path: Path) -> None:
+    command = ["--table", "1", "--data", str(boxes), "--out", str(tmp_path), "--budget", "small", "--seeds", "1"]
+    main([*command, "--only", "cross_stitch", *TINY, "--weighting", "dwa", "--weighting-options", '{"temperature": 3}'])
+    found = {
+        path.parent.name: load_checkpoint(path).info["training"]["weighting"]
+        for path in (tmp_path / "runs" / "boxes-small").rglob(CHECKPOINT)
+    }
+    assert found == {"stl_aspp-seed0": "fixed", "stl_aspp_depth-seed0": "fixed", "cross_stitch-seed0": "dwa"}
 
 
 def test_depth_for_one_focal_length_is_measured_as_such(
@@ -126,7 +146,14 @@ def test_a_full_training_has_the_size_of_the_paper() -> None:
 
 @pytest.mark.parametrize(
     ("more", "reason"),
-    [(("--only", "MTL_XYZ"), "no row 'MTL_XYZ'"), (("--seeds", "0"), "at least 1")],
+    [
+        (("--only", "MTL_XYZ"), "no row 'MTL_XYZ'"),
+        (("--seeds", "0"), "at least 1"),
+        (("--", "--seed", "3"), "--seed is set for each run of the table"),
+        (("--", "--network=mtl"), "--network is set for each run of the table"),
+        (("--", "--resume"), "--resume is set for each run of the table"),
+        (("--", "--options", "[1]"), "--options is a JSON object"),
+    ],
 )
 def test_a_wrong_command_is_refused(more: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -17,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
+from torch import Tensor, nn
 
+from deploy.export import main as main_of_export
+from model import networks
+from model.backbones import normalize
+from model.base import Backbone
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.classes import IGNORE, NYU40, class_set
+from model.mtl import MultiTaskNetwork
 from model.networks import NetworkConfig
 from training import train as train_module
 from training.boxes import write_dataset
@@ -429,7 +435,7 @@ def test_the_log_has_the_weights_of_the_tasks(boxes: Path, tmp_path: Path) -> No
         (("--start", "x", "--weights", "no-such-file"), "--weights does nothing here: the start is another training's"),
         (
             ("--weighting", "famo", "--loss-weights", "1", "2"),
-            "--loss-weights does nothing here: --weighting famo undoes",
+            "--loss-weights changes only the length of steps: --weighting famo undoes the rest",
         ),
         (("--weighting", "famo", "--loss-weights", "1", "0"), None),
         (("--weighting", "mgda", "--loss-weights", "1", "2"), None),
@@ -465,6 +471,29 @@ def test_a_training_tells_it(boxes: Path, tmp_path: Path, capsys: pytest.Capture
 def test_every_weighting_is_tried_above() -> None:
     mark = next(m for m in test_every_weighting_resumes_bit_for_bit.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
     assert {more[1] for more in mark.args[1]} | {"fixed"} == set(WEIGHTINGS)
+
+
+def test_a_network_may_give_normals_and_edges_too(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Further(MultiTaskNetwork):
+        auxiliary_tasks = ("normals", "edges")
+
+        def __init__(self, backbone: Backbone, classes: int) -> None:
+            super().__init__(backbone, classes)
+            self.further = nn.Conv2d(backbone.channels[3], 4, 1)
+
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            maps = self.upsample(self.further(self.backbone(normalize(image)).x4), image)
+            return super().forward(image) | {"normals": maps[:, :3], "edges": maps[:, 3:]}
+
+    monkeypatch.setitem(networks.NETWORKS, "further", Further)
+    more = ("--network", "further", "--val-split", "val", "--log-every", "1")
+    end = few_steps(boxes, tmp_path / "run", *more)
+    assert {"miou", "abs_rel", "normals_mean", "ods_f"} <= end.info["evaluations"][-1]["values"].keys()
+    log = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {"train/normals", "train/edges"} <= set(log.Tags()["scalars"])
+    exported = tmp_path / "further.onnx"
+    main_of_export([str(tmp_path / "run" / CHECKPOINT), "--out", str(exported), "--name", "further"])
+    assert {found.name for found in onnx.load(exported).graph.output} == {"labels", "depth", "confidence"}
 
 
 def test_two_streams_start_from_single_task_networks(boxes: Path, tmp_path: Path) -> None:

@@ -277,14 +277,16 @@ def test_one_backward_pass_per_task_with_equal_weights_is_the_plain_gradient() -
 
 @pytest.mark.parametrize("name", BALANCING)
 def test_heads_keep_their_own_gradient(name: str) -> None:
+    """But for GradNorm, whose weights are the losses', and Nash-MTL, as its authors' code has it."""
     torch.manual_seed(0)
     net, x = TwoHeads(), torch.randn(5, 3)
     weighting = WEIGHTINGS[name](TASKS)
-    if name == "gradnorm":  # the only one whose weights are the losses', so the heads' too
+    if name == "gradnorm":
         weighting.value.copy_(torch.tensor([0.5, 1.5]))
-    own = 1.5 if name == "gradnorm" else 1.0
-    expected = torch.autograd.grad(net.losses(x)[1] * own, list(net.b.parameters()))
     weights = backward_per_task(net.losses(x), weighting, list(net.parameters()))
+    assert name != "gradnorm" or weights.tolist() == [0.5, 1.5]
+    own = weights[1] if name in ("gradnorm", "nash_mtl") else 1.0
+    expected = torch.autograd.grad(net.losses(x)[1] * own, list(net.b.parameters()))
     for parameter, gradient in zip(net.b.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
     shared = torch.autograd.grad(torch.stack(net.losses(x)) @ weights, list(net.shared.parameters()))

@@ -189,8 +189,8 @@ class FolderDataset(Dataset[Sample]):
             the training size) would have to see to take the same picture; see `relative_focal`.
         auxiliary_tasks: Of `normals` and `edges` those to make targets for. Edges are made from the augmented labels.
             Normals are made from the depth as it is on disk and then augmented: how far a sensor's noise must be
-            smoothed is a number of its own pixels. Zooming does not change them, since a scaled scene has the same
-            directions; mirroring negates their x.
+            smoothed is a number of its own pixels. Zooming leaves them as they are, as of a longer lens before the
+            same room, while depth becomes that of the same lens, nearer; mirroring negates their x.
 
     Raises:
         DataError: an unknown or empty split; normals of pictures without intrinsics; when reading, a missing, damaged

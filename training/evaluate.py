@@ -135,10 +135,12 @@ class Figures:
         self.normals = NormalsMetrics()
         self.edges = EdgeMetrics()
 
-    def update(self, predicted: dict[str, NDArray[Any]], truth: dict[str, NDArray[Any]]) -> None:
-        """Adds one picture: class ids and depth [1, H, W], normals [H, W, 3], edge probabilities [H, W]."""
+    def update(self, outputs: dict[str, Tensor], truth: dict[str, NDArray[Any]]) -> None:
+        """Adds one picture: logits or probabilities of classes, depth, normals and edge probabilities, as a network
+        gives them."""
         self.pictures += 1
-        self.broken += not all(np.isfinite(plane).all() for plane in predicted.values())
+        self.broken += not all(bool(plane.isfinite().all()) for plane in outputs.values())
+        predicted = _maps(outputs)
         for task in predicted.keys() & truth.keys():
             self.tasks.add(task)
             getattr(self, task).update(predicted[task], truth[task])
@@ -230,11 +232,11 @@ def evaluate(
             name = sample["name"][0]
             if "depth" in outputs:
                 outputs["depth"] = outputs["depth"] * camera_factor(info, name, image.shape[2:], size, focal)
-            predicted, truth = _maps(outputs), _truths(sample, info.intrinsics.get(name), outputs.keys())
-            figures.update(predicted, truth)
+            truth = _truths(sample, info.intrinsics.get(name), outputs.keys())
+            figures.update(outputs, truth)
             if info.cameras:
                 camera = info.cameras.get(name, "unknown")
-                by_camera.setdefault(camera, Figures(len(info.classes), protocol)).update(predicted, truth)
+                by_camera.setdefault(camera, Figures(len(info.classes), protocol)).update(outputs, truth)
 
     notes = []
     if isinstance(figures.depth, EigenDepthMetrics) and figures.depth.whole:

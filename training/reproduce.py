@@ -6,7 +6,8 @@ python training/reproduce.py --table 3 --data data/boxes --budget small --seeds 
 python training/reproduce.py --table 5 --data data/nyud --seeds 1 --only "MTL_SSW (0.9, 0.1)"
 
 1 and 2: the comparison on NYUD-v2 and SUN RGB-D; 3: ablation of SE and pyramid pooling; 4: combinations of modules;
-5: start of the SW weights. What follows `--` goes to train.py, and wins over what is set here.
+5: start of the SW weights. What follows `--` goes to train.py, and wins over what is set here, but for a row's own
+options, which make the row. Single-task networks have no `--weighting`. Other arguments want another `--out`.
 
 Every run has a folder of its own in OUT/runs; one that is finished is not trained or measured again, a stopped one
 goes on, and tables share runs. `--budget small` is a check of the machinery, about a minute a run on one CPU core:
@@ -180,19 +181,23 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
     where = folder(args.out, info, args.budget, run, seed)
     command = ["--data", str(args.data), "--out", str(where), "--resume", "--seed", str(seed)]
     command += ["--train-split", split, "--val-split", "none", "--batch-size", str(BATCH)]
-    options = run.options if args.budget == "full" else small_options(run.network) | run.options
+    options = {} if args.budget == "full" else small_options(run.network)
+    options |= args.options | run.options
     command += ["--network", run.network, "--options", json.dumps(options)]
     command += budget_args(args.budget, len(info.splits.get(split, ())) or 1)
     if run.network in NEEDS_SINGLE_TASK:
         starts = [folder(args.out, info, args.budget, single, seed) / CHECKPOINT for single in SINGLE_TASK]
         command += ["--single-task", *map(str, starts), *TWO_STREAM_ARGS]
+    command += args.train_args
+    if run not in SINGLE_TASK:
+        command += args.weighting
     print(f"\n== {where.name}", flush=True)
-    train.main([*command, *args.train_args])
+    train.main(command)
 
     checkpoint = load_checkpoint(where / CHECKPOINT)
     result_path = where / "test.json"
     if not result_path.is_file():
-        network = checkpoint.network().to(train.parse_args([*command, *args.train_args]).device)
+        network = checkpoint.network().to(train.parse_args(command).device)
         training = checkpoint.info["training"]
         size, focal = tuple(training["size"]), training.get("focal", 0.0)
         result = evaluate(network, FolderDataset(info, "test"), size, workers=2, progress=True, focal=focal)
@@ -205,7 +210,7 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
     # Names, not where they lie on this machine.
     training["weights"] = Path(training["weights"]).name
     training["single_task"] = [Path(start).parent.name for start in training["single_task"] or ()]
-    return {"seed": seed, "network": run.network, "options": run.options, "training": training, **result}
+    return {"seed": seed, "network": run.network, "options": checkpoint.config.options, "training": training, **result}
 
 
 def run_row(row: Row, info: DatasetInfo, args: argparse.Namespace) -> dict[str, Any]:
@@ -363,8 +368,32 @@ def scatter(table: dict[str, Any], width: int = 720, height: int = 480) -> str:
 # ------------------------------------------------------------------------------------------------------ main
 
 
+SET_HERE = ("--data", "--out", "--seed", "--network", "--single-task", "--train-split", "--val-split", "--resume")
+"""Of train.py. With others than a row's, a run would not be what the table calls it."""
+
+
+def parse_train_args(words: list[str]) -> argparse.Namespace:
+    """What followed `--`: `options`, `weighting` with its options, and all else in `train_args`."""
+    parser = argparse.ArgumentParser(
+        usage="reproduce.py ... -- [options of train.py]", add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--options", type=json.loads, default={})
+    parser.add_argument("--weighting")
+    parser.add_argument("--weighting-options")
+    for name in SET_HERE:
+        parser.add_argument(name, nargs="*", dest=name)
+    args, rest = parser.parse_known_args(words)
+    if given := [name for name in SET_HERE if getattr(args, name) is not None]:
+        parser.error(f"{given[0]} is set for each run of the table")
+    if not isinstance(args.options, dict):
+        parser.error("--options is a JSON object")
+    weighting = [] if args.weighting is None else ["--weighting", args.weighting]
+    weighting += [] if args.weighting_options is None else ["--weighting-options", args.weighting_options]
+    return argparse.Namespace(options=args.options, weighting=weighting, train_args=rest)
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; `train_args` is what followed `--`."""
+    """The command line, with that of `parse_train_args`."""
     parser = argparse.ArgumentParser(description="Trains and measures what a table of the paper needs.")
     add = parser.add_argument
     add("--table", type=int, choices=TABLES, required=True)
@@ -375,8 +404,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", metavar="ROW", help="only these rows, by the name in the table")
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--") if "--" in words else len(words)
-    args = parser.parse_args(words[:at])
-    args.train_args = words[at + 1 :]
+    args = parser.parse_args(words[:at], parse_train_args(words[at + 1 :]))
     names = [row.name for row in TABLES[args.table][1]]
     if unknown := [name for name in args.only or () if name not in names]:
         parser.error(f"--only: no row '{unknown[0]}' in table {args.table}; there are {', '.join(names)}")

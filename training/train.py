@@ -354,8 +354,9 @@ def without_effect(
         nothing("weights", "the start is another training's")
     if weighting.undoes_weights:
         for option in ("loss_weights", "auxiliary_weights"):
-            if all(getattr(args, option)):
-                nothing(option, f"--weighting {args.weighting} undoes it")
+            if option in given and all(getattr(args, option)):
+                name = f"--{option.replace('_', '-')}"
+                lines.append(f"{name} changes only the length of steps: --weighting {args.weighting} undoes the rest")
     height, width = (math.ceil(side / 16) for side in size)
     rates = sorted({rate for module in network.modules() if isinstance(module, ASPPHead) for rate in module.rates})
     if blind := [str(rate) for rate in rates if rate >= max(height, width)]:

@@ -14,8 +14,8 @@
     aligned_mtl   Senushkin et al., "Independent Component Alignment", CVPR 2023: gradients made orthogonal
 
 The L_t here are the losses times the fixed weights of `--loss-weights` and `--auxiliary-weights`: those come first,
-whatever is chosen. FAMO, IMTL-G and Nash-MTL undo them, though, but for weights of 0, and so do in time what
-uncertainty and GradNorm learn.
+whatever is chosen. FAMO, IMTL-G and Nash-MTL undo them, though, but for weights of 0 and for the length of steps (to
+Adam nothing), and so do in time what uncertainty and GradNorm learn.
 
 The first five need one backward pass for all tasks. The others need the gradient of every task, a backward pass for
 each, and do not go together with gradient accumulation, several processes, fp16 or torch.compile (`check_combination`).
@@ -39,7 +39,8 @@ class Weighting(nn.Module):
         constants: what `--weighting-options` can set, attributes of this name.
         per_task_gradients: `combine` is called, not `weights`.
         heads_too: what `combine` gives is for the parameters that one task has for itself, too.
-        undoes_weights: The step is the same whatever fixed weights the losses have (but 0).
+        undoes_weights: The step of shared parameters has the same direction whatever fixed weights the losses have
+            (but 0).
         looks_again: `after_step` wants the losses of the same batch after the step too, and `weights` those of a whole
             batch, not of a part.
     """
@@ -341,9 +342,10 @@ class IMTLG(_Balanced):
 
 class NashMTL(_Balanced):
     """The bargaining solution Gᵀ G w = 1 / w (claim 3.1 there): in x = n w it is C x = 1 / x, where
-    x C x / 2 - Σ log x is least."""
+    x C x / 2 - Σ log x is least. The weights are for each task's own layers too, as in the authors' code."""
 
     undoes_weights = True
+    heads_too = True
 
     def proportion(self, products: Tensor) -> Tensor:
         norms, cosines = _norms_and_cosines(products)
@@ -375,9 +377,12 @@ def minimise_on_simplex(objective: Callable[[Tensor], Tensor], size: int, rounds
     the two have."""
     w = torch.full((size,), 1 / size, dtype=torch.float64)
     for _ in range(rounds if size > 2 else 1):
+        before = w
         for i in range(size):
             for j in range(i):
                 w = _minimise_on_line(objective, w, i, j)
+        if (w - before).abs().max() < 1e-9:
+            break
     return w
 
 
