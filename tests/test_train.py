@@ -782,6 +782,19 @@ def test_swa_keeps_the_mean_of_the_last_epochs(
     assert_same_end(tmp_path / "stopped", straight)
 
 
+@pytest.mark.parametrize("more", [(), ("--preset", "strong")], ids=["paper", "strong"])
+def test_without_an_epoch_the_mean_of_the_starts_is_kept(boxes: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    one, other = (few_steps(boxes, tmp_path / seed, "--epochs", "1", "--seed", seed) for seed in ("1", "2"))
+    files = [str(tmp_path / seed / CHECKPOINT) for seed in ("1", "2")]
+    mean = few_steps(boxes, tmp_path / "mean", *more, "--epochs", "0", "--start", *files)
+    for name, value in mean.weights.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (one.weights[name] + other.weights[name]) / 2, msg=name)
+    assert mean.info["progress"] == {"step": 0, "steps": 0} and not mean.training_state
+    assert mean.info["training"]["epochs"] == 0 and mean.info["earlier_data"] == [one.info["data"]]
+    few_steps(boxes, tmp_path / "mean", *more, "--epochs", "0", "--start", *files, "--resume")
+
+
 @pytest.mark.parametrize(
     "more",
     [(), ("--preset", "strong", "--warmup", "1", "--epochs", "2"), ("--swa", "2")],

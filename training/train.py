@@ -152,7 +152,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--size", type=parse_size, default=None, metavar="HxW", help="training size; default: that of the first picture"
     )
-    add("--epochs", type=int, default=100)
+    add("--epochs", type=int, default=100, help="0 keeps what it starts from, such as the mean of several")
     add("--batch-size", type=int, default=8)
     add(
         "--accumulate",
@@ -232,8 +232,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.auxiliary_weights = tuple(args.auxiliary_weights)
     if args.batch_size < 2:
         parser.error("--batch-size: batch normalisation over 1x1 maps needs at least 2 pictures")
-    if min(args.epochs, args.eval_every, args.accumulate, args.log_every, args.loss_stride) < 1:
-        parser.error("--epochs, --eval-every, --log-every, --accumulate and --loss-stride must be at least 1")
+    if args.epochs < 0 or min(args.eval_every, args.accumulate, args.log_every, args.loss_stride) < 1:
+        parser.error("--epochs must be at least 0, --eval-every, --log-every, --accumulate and --loss-stride 1")
     if not 0 <= args.swa <= args.epochs:
         parser.error("--swa: give 0 to the number of --epochs")
     if args.start and args.single_task not in (None, ["none"]):
@@ -572,7 +572,7 @@ def train(args: argparse.Namespace) -> int:
         len(train_set), args.batch_size, args.epochs, args.seed, start, parallel.rank(), processes, args.accumulate
     )
     steps_per_epoch, steps = sampler.steps_per_epoch, sampler.steps_per_epoch * args.epochs
-    if args.warmup >= steps:
+    if args.warmup >= steps > 0:
         raise TrainingError(f"--warmup {args.warmup}: the whole training has only {steps} steps")
     loader: DataLoader[Sample] = DataLoader(
         train_set,
@@ -717,6 +717,8 @@ def train(args: argparse.Namespace) -> int:
             writer.close()
         signal.signal(signal.SIGTERM, former_handler)
 
+    if not steps:
+        save(0, ended=True)
     if first:
         pictures = (steps - start) * args.batch_size
         minutes = (time.monotonic() - began) / 60
