@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
@@ -114,6 +115,11 @@ def quadrants(height: int = 48, width: int = 64) -> np.ndarray:
     picture[: height // 2, width // 2 :] = (0, 255, 0)
     picture[height // 2 :, : width // 2] = (0, 0, 255)
     return picture
+
+
+HEIC = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "heic").iterdir())}
+"""`quadrants()` by libheif and x265, which pi-heif comes without; `turned` as a phone held upright stores it. EXIF has
+a focal length of 26 mm."""
 
 
 def check_problem(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from service_client import FakeEngine, ask, check_problem, encode, fake_app, opened, quadrants
+from service_client import HEIC, FakeEngine, ask, check_problem, encode, fake_app, opened, quadrants
 from service_onnx import card, write_model
 from service_process import start
 
@@ -65,9 +65,8 @@ def test_exif(format: str) -> None:
 
 @pytest.mark.parametrize("lies", ["upright", "turned"])
 def test_exif_of_heic(lies: str) -> None:
-    upload = (Path(__file__).parent / "heic" / f"{lies}.heic").read_bytes()
     focal = 26 / math.sqrt(36**2 + 24**2) * 80
-    assert camera_of(upload, (48, 64), Given()) == Camera(
+    assert camera_of(HEIC[lies], (48, 64), Given()) == Camera(
         pytest.approx(focal), pytest.approx(focal), 31.5, 23.5, "exif"
     )
 

@@ -11,7 +11,6 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +21,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from service_client import FakeEngine, encode, fake_app, quadrants
+from service_client import HEIC, FakeEngine, encode, fake_app, quadrants
 
 from service import images, oip
 from service.app import create_app
@@ -33,7 +32,7 @@ from service.settings import Settings
 CASES = int(os.environ.get("SEGDEPTH_FUZZ", "100"))
 MAX_PIXELS = 100_000
 SEEDS = [encode(quadrants(), form) for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")]
-SEEDS += [path.read_bytes() for path in sorted((Path(__file__).parent / "heic").iterdir())]
+SEEDS += HEIC.values()
 
 fuzz = settings(
     max_examples=CASES,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
-from service_client import encode, opened, quadrants
+from service_client import HEIC, encode, opened, quadrants
 
 from service import images
 from service.errors import BrokenImage, Problem, TooManyPixels, UnsupportedImage
@@ -27,8 +27,6 @@ from service.rgb import to_rgb
 LIMIT = 1_000_000
 SIZES = [(48, 64), (64, 48)]
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
-HEIC = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "heic").iterdir()}
-"""`quadrants()` by libheif and x265, which pi-heif comes without; `turned` as a phone held upright stores it."""
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from service_client import check_problem, encode, opened, quadrants
+from service_client import HEIC, check_problem, encode, opened, quadrants
 from service_onnx import card, write_model
 from service_process import ROOT, SERVE, Server, run_to_end, start
 
@@ -149,8 +149,7 @@ def test_unusual_pictures(server: Server, name: str) -> None:
 
 
 def test_a_phone_s_heic(server: Server) -> None:
-    photo = (ROOT / "tests" / "heic" / "turned.heic").read_bytes()
-    body = httpx.post(f"{server.url}/predict", content=photo, timeout=20).json()
+    body = httpx.post(f"{server.url}/predict", content=HEIC["turned"], timeout=20).json()
     assert (body["height"], body["width"]) == (48, 64)
     assert {found["id"] for found in body["segmentation"]["classes"]} == {1, 2, 4, 7}
     assert body["camera"]["source"] == "exif"

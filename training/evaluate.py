@@ -127,20 +127,15 @@ class Figures:
 
     def __init__(self, classes: int, protocol: str) -> None:
         self.pictures = 0
-        self.broken = 0
-        """Pictures of which something was predicted that is not finite."""
         self.tasks: set[str] = set()
         self.segmentation = SegmentationMetrics(classes)
         self.depth = PROTOCOLS[protocol]()
         self.normals = NormalsMetrics()
         self.edges = EdgeMetrics()
 
-    def update(self, outputs: dict[str, Tensor], truth: dict[str, NDArray[Any]]) -> None:
-        """Adds one picture: logits or probabilities of classes, depth, normals and edge probabilities, as a network
-        gives them."""
+    def update(self, predicted: dict[str, NDArray[Any]], truth: dict[str, NDArray[Any]]) -> None:
+        """Adds one picture: class ids and depth [1, H, W], normals [H, W, 3], edge probabilities [H, W]."""
         self.pictures += 1
-        self.broken += not all(bool(plane.isfinite().all()) for plane in outputs.values())
-        predicted = _maps(outputs)
         for task in predicted.keys() & truth.keys():
             self.tasks.add(task)
             getattr(self, task).update(predicted[task], truth[task])
@@ -211,6 +206,7 @@ def evaluate(
     device = next(network.parameters()).device
     figures = Figures(len(info.classes), protocol)
     by_camera: dict[str, Figures] = {}
+    broken = 0  # Pictures of which something was predicted that is not finite.
     averaged = flip or tuple(scales) != (1.0,)
     loader: DataLoader[Sample] = DataLoader(
         dataset,
@@ -232,19 +228,18 @@ def evaluate(
             name = sample["name"][0]
             if "depth" in outputs:
                 outputs["depth"] = outputs["depth"] * camera_factor(info, name, image.shape[2:], size, focal)
-            truth = _truths(sample, info.intrinsics.get(name), outputs.keys())
-            figures.update(outputs, truth)
+            broken += not all(bool(plane.isfinite().all()) for plane in outputs.values())
+            predicted, truth = _maps(outputs), _truths(sample, info.intrinsics.get(name), outputs.keys())
+            figures.update(predicted, truth)
             if info.cameras:
                 camera = info.cameras.get(name, "unknown")
-                by_camera.setdefault(camera, Figures(len(info.classes), protocol)).update(outputs, truth)
+                by_camera.setdefault(camera, Figures(len(info.classes), protocol)).update(predicted, truth)
 
     notes = []
     if isinstance(figures.depth, EigenDepthMetrics) and figures.depth.whole:
         notes.append(f"{figures.depth.whole} of {figures.depth.pictures} pictures are not 480x640: not cropped")
-    if figures.broken:
-        notes.append(
-            f"of {figures.broken} pictures the network gives what is not a number: figures are missing or wrong"
-        )
+    if broken:
+        notes.append(f"of {broken} pictures the network gives what is not a number: figures are missing or wrong")
     without = sum(name not in info.intrinsics for name in dataset.names)
     if focal and without and "depth" in figures.tasks:
         notes.append(

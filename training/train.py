@@ -306,26 +306,21 @@ def make_optimizer(network: Network, args: argparse.Namespace) -> torch.optim.Op
     return kind(groups, lr=args.lr, weight_decay=args.weight_decay)
 
 
-def freeze(network: Network, parts: Sequence[str]) -> list[nn.Module]:
-    """Has gradients leave `parts` of a network as they are.
-
-    Returns:
-        The parts' modules, which are to be kept out of training mode as well: it would change the statistics of their
-        batch normalisation.
+def freeze(network: Network, parts: Sequence[str]) -> None:
+    """Has training leave `parts` of a network as they are: no gradients, nor training mode, which would change the
+    statistics of their batch normalisation.
 
     Raises:
         TrainingError: the network has no such part, or no other.
     """
-    modules = []
     for part in parts:
         try:
-            modules.append(network.get_submodule(part).requires_grad_(False))
+            network.get_submodule(part).requires_grad_(False).eval()
         except AttributeError:
             names = ", ".join(name for name, module in network.named_modules() if name and name.count(".") < 2)
             raise TrainingError(f"--freeze {part}: the network has no such part; it has {names}") from None
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise TrainingError(f"--freeze {' '.join(parts)} leaves nothing to train")
-    return modules
 
 
 def without_effect(
@@ -339,9 +334,12 @@ def without_effect(
     tasks = " and ".join((*network.tasks, *network.auxiliary_tasks))
     lines = []
 
-    def nothing(option: str, why: str) -> None:
+    def tell(option: str, what: str) -> None:
         if option in given:
-            lines.append(f"--{option.replace('_', '-')} does nothing here: {why}")
+            lines.append(f"--{option.replace('_', '-')} {what}")
+
+    def nothing(option: str, why: str) -> None:
+        tell(option, f"does nothing here: {why}")
 
     if "depth" not in network.tasks:
         nothing("depth_loss", f"{args.network} has only {tasks}")
@@ -354,9 +352,8 @@ def without_effect(
         nothing("weights", "the start is another training's")
     if weighting.undoes_weights:
         for option in ("loss_weights", "auxiliary_weights"):
-            if option in given and all(getattr(args, option)):
-                name = f"--{option.replace('_', '-')}"
-                lines.append(f"{name} changes only the length of steps: --weighting {args.weighting} undoes the rest")
+            if all(getattr(args, option)):
+                tell(option, f"changes only the length of steps: --weighting {args.weighting} undoes the rest")
     height, width = (math.ceil(side / 16) for side in size)
     rates = sorted({rate for module in network.modules() if isinstance(module, ASPPHead) for rate in module.rates})
     if blind := [str(rate) for rate in rates if rate >= max(height, width)]:
@@ -525,13 +522,11 @@ def train(args: argparse.Namespace) -> int:
     elif path.is_file():
         raise TrainingError(f"{path} exists: give --resume to go on from it, or another --out")
 
-    frozen = freeze(network, args.freeze or ())
+    freeze(network, args.freeze or ())
     optimizer = make_optimizer(network, args)
     earlier_data = former.info.get("earlier_data", []) if former else load_start(network, args, info.classes)
     network.training_stride = args.loss_stride
-    network.to(device).train()
-    for module in frozen:
-        module.eval()
+    network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster; torch's stubs lack it
     ema = copy.deepcopy(network).eval() if args.ema else None
     weighting = make_weighting(args.weighting, tasks, args.weighting_options).to(device)
