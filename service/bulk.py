@@ -22,12 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_args
 
-from fastapi import params
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from service import client_errors, errors, logs, routes
+from service import client_errors, errors, logs
 from service.bulk_inputs import NO_DECODER, Failure, Inputs, Job, Times, UsageError
-from service.cameras import Given
 from service.client import AsyncClient
 from service.cores import usable_cores
 from service.devices import onnx_source
@@ -35,6 +33,7 @@ from service.errors import EnginesLost, StartupError
 from service.metrics import Metrics
 from service.models import Models, until_ready
 from service.outputs import Options, Output
+from service.routes import Parameters
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -78,9 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--timeout", type=float, metavar="SECONDS", help="with --url: for each picture, further attempts included (120)"
     )
-    for name, hint in routes.query_parameters().items():
-        query = next(one for one in hint.__metadata__ if isinstance(one, params.Query))
-        add(f"--{name.replace('_', '-')}", metavar="VALUE", help=str(query.description).replace("%", "%%"))
+    for name, field in Parameters.model_fields.items():
+        add(f"--{name.replace('_', '-')}", metavar="VALUE", help=str(field.description).replace("%", "%%"))
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -129,14 +127,12 @@ def checked_query(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: one is not right.
     """
-    query = {}
-    for name, hint in routes.query_parameters().items():
-        if (text := getattr(arguments, name, None)) is not None:
-            try:
-                query[name] = TypeAdapter(hint).validate_python(text)
-            except ValidationError as error:
-                raise UsageError(f"--{name.replace('_', '-')}: {error.errors()[0]['msg']}") from None
-    return query
+    texts = {name: text for name in Parameters.model_fields if (text := getattr(arguments, name, None)) is not None}
+    try:
+        return Parameters(**texts).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
 
 
 def options_of(query: Mapping[str, Any], output: Output) -> Options:
@@ -145,11 +141,9 @@ def options_of(query: Mapping[str, Any], output: Output) -> Options:
     Raises:
         UsageError: they do not go together.
     """
-    camera = {name: value for name, value in query.items() if name in Given.__dataclass_fields__}
-    others = {name: value for name, value in query.items() if name not in camera}
     try:
-        options = Options(Given(**camera), **others)
-        options.check(output, others)
+        options = Parameters(**query).options()
+        options.check(output, query)
         return options
     except errors.InvalidRequest as problem:
         raise UsageError(problem.detail) from None

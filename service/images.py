@@ -365,24 +365,29 @@ def _fit(image: Image.Image, box: Letterbox) -> tuple[UInt8, Letterbox]:
 T = TypeVar("T", bound=np.generic)
 
 
-def _content(plane: NDArray[T], box: Letterbox) -> NDArray[T]:
+def inside(plane: NDArray[T], box: Letterbox) -> NDArray[T]:
+    """Of a plane [h, w] of the canvas, what lies where the picture does."""
     return plane[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def unfit_nearest(plane: UInt8, box: Letterbox) -> UInt8:
     """Labels or confidence, uint8 [h, w] -> [H, W], by nearest neighbour."""
-    return _nearest(_content(plane, box), box.size)
+    return _nearest(inside(plane, box), box.size)
 
 
 def _nearest(plane: NDArray[T], size: Size) -> NDArray[T]:
-    """[h, w] -> [H, W]. Pixel y takes the row in which its middle lies: floor((y + 1/2) h / H); so do columns."""
+    """[h, w] -> [H, W]."""
     if plane.shape == size:
         return np.ascontiguousarray(plane)
     (height, width), (rows, columns) = size, plane.shape
     # Columns first, while there are few rows; whole rows are then copied at the speed of memory.
-    wide = plane.take((2 * np.arange(width) + 1) * columns // (2 * width), axis=1)
-    out: NDArray[T] = wide.take((2 * np.arange(height) + 1) * rows // (2 * height), axis=0)
+    out: NDArray[T] = plane.take(nearest_of(width, columns), axis=1).take(nearest_of(height, rows), axis=0)
     return out
+
+
+def nearest_of(size: int, before: int) -> NDArray[np.intp]:
+    """Of each of `size` pixels, that of `before` in which its middle lies: floor((y + 1/2) before / size)."""
+    return (2 * np.arange(size) + 1) * before // (2 * size)
 
 
 def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
@@ -390,7 +395,7 @@ def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
 
     A pixel is invalid (0) where its nearest neighbour is; elsewhere invalid neighbours have no weight.
     """
-    content = np.ascontiguousarray(_content(depth, box))
+    content = np.ascontiguousarray(inside(depth, box))
     if content.shape == box.size:
         return content
     out = np.zeros(box.size, np.uint16)
@@ -489,10 +494,14 @@ def _depth_steps(depth: UInt16, min_m: float, max_m: float) -> UInt8:
     Looked up in a table they would take twice as long, since NumPy first makes 8 bytes of every index.
     """
     per_mm = 254 / (1000 * (max_m - min_m))
-    steps = np.multiply(depth, np.float32(per_mm), dtype=np.float32)
-    steps += np.float32(1.5 - 1000 * min_m * per_mm)  # A half, for the cast cuts off.
-    found: UInt8 = steps.clip(1, 255, out=steps).astype(np.uint8)
-    found *= depth != INVALID_DEPTH
+    found = np.empty(depth.shape, np.uint8)
+    many = max(1, BAND_PIXELS // depth.shape[1])
+    for top in range(0, len(depth), many):
+        band = depth[top : top + many]
+        steps = np.multiply(band, np.float32(per_mm), dtype=np.float32)
+        steps += np.float32(1.5 - 1000 * min_m * per_mm)  # A half, for the cast cuts off.
+        np.copyto(found[top : top + many], steps.clip(1, 255, out=steps), casting="unsafe")
+        found[top : top + many] *= band != INVALID_DEPTH
     return found
 
 

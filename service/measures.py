@@ -1,22 +1,21 @@
-"""Figures of every class: percentiles of its depth, its nearest point, its area.
+"""Figures of every class: how many pixels it has, percentiles of its depth, its nearest point, its area.
 
-They are taken where the network gave them, at the size of its canvas: on a photo of 12 megapixels that is 40 times
+They are taken where the network gave them, at the size of its canvas: on a photo of 12 megapixels that is 130 times
 less to count than after resizing, which adds no knowledge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.images import INVALID_DEPTH, UInt8, UInt16
+from service.images import INVALID_DEPTH, Letterbox, UInt8, inside, nearest_of
 from service.maps import Maps
 
-MAX_BINS = 1 << 20
-"""Classes times depths in mm that are counted in one table."""
+IDS = np.arange(256, dtype=np.uint32)
 
 
 class Nearest(NamedTuple):
@@ -49,59 +48,58 @@ class Measures(NamedTuple):
 def measure(maps: Maps) -> Measures:
     """Measure what is in a picture."""
     box, camera = maps.box, maps.camera
-    rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-    labels, depth = maps.canvas.labels[rows, columns], maps.canvas.depth[rows, columns]
+    labels, depth = inside(maps.canvas.labels, box), inside(maps.canvas.depth, box)
 
     # What one pixel of the canvas covers at a distance of 1 mm, in square metres.
     across, down = box.width / box.size[1], box.height / box.size[0]
     pixel_m2 = 1e-6 / (camera.fx * across * camera.fy * down)
-    seen: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}  # Depths, and the pixels of each.
-    nearest_mm = np.full(256, INVALID_DEPTH + 1, np.uint16)  # No pixel of a class without valid depth has that.
-    for id_, counts in _histograms(labels, depth):
-        counts[INVALID_DEPTH] = 0
-        depths = np.flatnonzero(counts > 0)  # Of truth values three times as fast as of numbers.
-        if len(depths):
-            seen[id_] = depths, counts[depths]
-            nearest_mm[id_] = depths[0]
 
-    found = {}
+    # By class, and then by depth. NumPy sorts 32 bits with vector instructions, as fast as anything counts them.
+    ordered = np.sort(np.left_shift(labels, 16, dtype=np.uint32) | depth, axis=None)
+    first, end = ordered.searchsorted(IDS << 16 | INVALID_DEPTH + 1), ordered.searchsorted(IDS + 1 << 16)
+    depths = (ordered & 0xFFFF).astype(np.intp)
+    ids = np.flatnonzero(first < end)
+    nearest_mm = np.full(len(IDS), INVALID_DEPTH + 1, np.uint16)  # No pixel of a class without valid depth has that.
+    nearest_mm[ids] = depths[first[ids]]
     # Of every class, the first pixel that is as near as its nearest.
     places = np.flatnonzero(nearest_mm.take(labels) == depth)
-    for id_, first in zip(*np.unique(labels.ravel()[places], return_index=True), strict=True):
-        depths, pixels = seen[int(id_)]
-        y, x = divmod(int(places[first]), box.width)
-        nearest = Nearest(int((x + 0.5) / across), int((y + 0.5) / down), int(depths[0]) / 1000)
-        area = int(np.dot(pixels, depths * depths)) * pixel_m2
-        p5, median, p95 = _percentiles(depths, pixels, (5, 50, 95))
-        found[int(id_)] = Measure(p5, median, p95, nearest, area)
+    _, firsts = np.unique(labels.ravel()[places], return_index=True)
+
+    found = {}
+    for id_, place in zip(ids.tolist(), places[firsts].tolist(), strict=True):
+        own = depths[first[id_] : end[id_]]
+        y, x = divmod(place, box.width)
+        nearest = Nearest(int((x + 0.5) / across), int((y + 0.5) / down), int(own[0]) / 1000)
+        p5, median, p95 = _percentiles(own, (5, 50, 95))
+        found[id_] = Measure(p5, median, p95, nearest, int(np.dot(own, own)) * pixel_m2)
     min_m = min((m.nearest.depth_m for m in found.values()), default=None)
-    max_m = max((int(depths[-1]) / 1000 for depths, _ in seen.values()), default=None)
+    max_m = max((int(depths[last]) / 1000 for last in end[ids] - 1), default=None)
     return Measures(found, min_m, max_m)
 
 
-def _histograms(labels: UInt8, depth: UInt16) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Of every class that is there: its id, and how many of its pixels have each depth from 0 to the greatest of all.
-
-    Counting is several times as fast as sorting, and depths in whole millimetres lose nothing by it.
-    """
-    depths, classes = int(depth.max()) + 1, int(labels.max()) + 1
-    if classes * depths <= MAX_BINS:
-        both = np.multiply(labels, depths, dtype=np.intp)
-        both += depth
-        table = np.bincount(both.ravel(), minlength=classes * depths).reshape(classes, depths)
-        yield from enumerate(table)
-    else:  # Far things and many classes: a table of all would not fit into a core's cache, or be very large.
-        for id_ in np.flatnonzero(np.bincount(labels.ravel())):
-            yield int(id_), np.bincount(depth[labels == id_], minlength=1)
-
-
-def _percentiles(depths: NDArray[np.intp], pixels: NDArray[np.intp], percents: Sequence[float]) -> list[float]:
-    """Of increasing millimetres, each with its number of pixels, in metres; between two pixels, a linear mean of
-    them."""
-    upto = pixels.cumsum()
-    last = int(upto[-1]) - 1
+def _percentiles(depths: NDArray[np.intp], percents: Sequence[float]) -> list[float]:
+    """Of increasing millimetres, in metres; between two of them, a linear mean."""
+    last = len(depths) - 1
     positions = [last * percent / 100 for percent in percents]
-    places = [place for position in positions for place in (int(position), min(int(position) + 1, last))]
-    found = iter(depths[upto.searchsorted(places, side="right")].tolist())
-    # Two at a time: of the pixels before and behind each position.
-    return [(low + (high - low) * (at % 1)) / 1000 for at, low, high in zip(positions, found, found, strict=True)]
+    pairs = depths[[(int(at), min(int(at) + 1, last)) for at in positions]].tolist()
+    return [(low + (high - low) * (at % 1)) / 1000 for at, (low, high) in zip(positions, pairs, strict=True)]
+
+
+def pixels_of(plane: UInt8, box: Letterbox) -> list[int]:
+    """How many pixels of the uploaded picture have each of 256 values, by a plane [h, w] of the canvas: the counts of
+    what `unfit_nearest` gives, which need not be made for them."""
+    values = inside(plane, box)
+    # How often each row and column of the canvas occurs, and of the columns, how often all before it do.
+    rows = np.bincount(nearest_of(box.size[0], box.height), minlength=box.height)
+    before = np.zeros(box.width + 1, np.intp)
+    np.cumsum(np.bincount(nearest_of(box.size[1], box.width), minlength=box.width), out=before[1:])
+
+    # Runs of one value within a row are many times fewer than pixels.
+    begins = np.ones(values.shape, bool)
+    np.not_equal(values[:, 1:], values[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    y, x = np.divmod(starts, box.width)
+    ends = np.append(x[1:], box.width)
+    ends[ends == 0] = box.width
+    counts = np.bincount(values.ravel()[starts], weights=(before[ends] - before[x]) * rows[y], minlength=256)
+    return [int(count) for count in counts]

@@ -14,7 +14,6 @@ Outputs have the size of the pictures, so those of one request must have the sam
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import math
@@ -25,13 +24,14 @@ from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
+import pybase64
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
 from service.batcher import Result
 from service.cameras import Given
 from service.card import ModelCard
-from service.deadline import together, within
+from service.deadline import timeout_of, together, within
 from service.errors import (
     InvalidInference,
     TooManyPixels,
@@ -41,7 +41,7 @@ from service.images import UInt8
 from service.outputs import JSON
 from service.pipeline import Pipeline
 from service.pixels import Fixed, Seen, decode, in_thread, maps_of
-from service.routes import Service, Timeout
+from service.routes import Service, TimeoutMs
 from service.uploads import read_body
 from service.version import __version__
 
@@ -220,7 +220,7 @@ def _from_base64(text: Any) -> bytes:
     if not isinstance(text, str):
         raise InvalidInference("inputs: in JSON, a picture file is base64 text.")
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidInference("inputs: a picture file is not valid base64.") from None
 
@@ -416,15 +416,16 @@ _INFER: dict[str, Any] = {
 async def infer_route(
     request: Request,
     service: Service,
-    timeout_s: Timeout,
     name: str,
     version: str | None = None,
+    x_request_timeout_ms: TimeoutMs = None,
     inference_header_content_length: Annotated[
         int | None, Header(ge=0, description="Length of the JSON part, where binary data follows it.")
     ] = None,
 ) -> Response:
     """Segment pictures and measure their depth, by the protocol."""
     _check_name(service.card, name, version)
+    timeout_s = timeout_of(x_request_timeout_ms, service.settings)
     service.batcher.require_ready()
     body = await read_body(request, service.settings.max_bytes)
     work = infer(service, body, inference_header_content_length, name)

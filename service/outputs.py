@@ -84,6 +84,7 @@ class Rendered(NamedTuple):
     media_type: str
 
 
+@lru_cache(maxsize=64)  # Clients send the same few, and every output is asked for.
 def negotiate(accept: str, output: Output | None) -> Output:
     """Which output a request wants, by its Accept header and its `output`.
 
@@ -120,7 +121,7 @@ def quality(accept: str, media_type: str) -> float:
     return next((found[r] for r in ranges if r in found), 0.0)
 
 
-@lru_cache(maxsize=64)  # Clients send the same few, and every output is asked for.
+@lru_cache(maxsize=64)
 def _ranges(accept: str) -> Mapping[str, float]:
     """The media ranges of an Accept header, and how much each is wanted."""
     found: dict[str, float] = {}

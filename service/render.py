@@ -66,11 +66,11 @@ def _collection(maps: Maps, options: Options, trace: Trace) -> list[Part]:
     """metadata.json, the JSON answer without pictures, and the pictures."""
     names = COLLECTED if options.min_confidence is None else (*COLLECTED, "unreliable")
     pngs = [Part(f"{name}.png", PNG, picture(maps, name, options)) for name in names]
-    metadata = answers.answer(maps, {}, options, trace)
+    metadata = answers.answer(maps, options, trace)
     return [Part("metadata.json", JSON, metadata.model_dump_json().encode()), *pngs]
 
 
 def _json(maps: Maps, options: Options, trace: Trace) -> bytes:
-    names = answers.PICTURES if options.pictures else ()
-    pngs = {name: picture(maps, name, options) for name in names}
-    return answers.answer(maps, pngs, options, trace).model_dump_json().encode()
+    pngs = {name: picture(maps, name, options) for name in answers.PICTURES if options.pictures}
+    answer = answers.answer(maps, options, trace).model_dump_json().encode()
+    return answers.with_pictures(answer, pngs) if pngs else answer

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response, params
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from service.answers import Answer, Live, Ready
 from service.cameras import Given
@@ -43,95 +45,98 @@ async def _pipeline(request: Request) -> AsyncIterator[Pipeline]:
 Service = Annotated[Pipeline, Depends(_pipeline, scope="function")]
 
 
-async def given_of_query(
+class Parameters(BaseModel):
+    """The query of a prediction, whatever it answers with."""
+
     fx: Annotated[
         float | None,
-        Query(gt=0, allow_inf_nan=False, description="Focal length in pixels of the picture as seen upright."),
-    ] = None,
+        Field(gt=0, allow_inf_nan=False, description="Focal length in pixels of the picture as seen upright."),
+    ] = None
     fy: Annotated[
-        float | None, Query(gt=0, allow_inf_nan=False, description="Vertical focal length in pixels; by default `fx`.")
-    ] = None,
+        float | None, Field(gt=0, allow_inf_nan=False, description="Vertical focal length in pixels; by default `fx`.")
+    ] = None
     cx: Annotated[
         float | None,
-        Query(
+        Field(
             allow_inf_nan=False,
-            description="Principal point in pixels (0 is the middle of the first one); by "
-            "default the picture's middle.",
+            description="Principal point in pixels (0 is the middle of the first one); by default the picture's "
+            "middle.",
         ),
-    ] = None,
-    cy: Annotated[float | None, Query(allow_inf_nan=False, description="As `cx`, from the top.")] = None,
+    ] = None
+    cy: Annotated[float | None, Field(allow_inf_nan=False, description="As `cx`, from the top.")] = None
     hfov: Annotated[
-        float | None, Query(gt=1, lt=179, description="Instead of `fx`: horizontal field of view in degrees.")
-    ] = None,
-) -> Given:
-    return Given(fx, fy, cx, cy, hfov)
-
-
-async def options_of_query(
-    camera: Annotated[Given, Depends(given_of_query)],
-    pictures: Annotated[bool, Query(description="JSON: with its pictures in it, as base64.")] = True,
+        float | None, Field(gt=1, lt=179, description="Instead of `fx`: horizontal field of view in degrees.")
+    ] = None
+    pictures: Annotated[bool, Field(description="JSON: with its pictures in it, as base64.")] = True
     color: Annotated[
-        PointColor, Query(description="PLY and GLB: points in the colours of the picture, or of their classes.")
-    ] = "picture",
+        PointColor, Field(description="PLY and GLB: points in the colours of the picture, or of their classes.")
+    ] = "picture"
     max_points: Annotated[
-        int, Query(ge=1, le=5_000_000, description="PLY and GLB: of larger pictures, a coarser grid is taken.")
-    ] = 500_000,
+        int, Field(ge=1, le=5_000_000, description="PLY and GLB: of larger pictures, a coarser grid is taken.")
+    ] = 500_000
     min_confidence: Annotated[
         float | None,
-        Query(
+        Field(
             ge=0,
             le=1,
             allow_inf_nan=False,
             description="Pixels of less confidence are unreliable: JSON says how many they are, points leave them "
             "out, `output=unreliable` shows them (255, others 0), and so do multipart and ZIP.",
         ),
-    ] = None,
-) -> Options:
-    return Options(camera, pictures, color, max_points, min_confidence)
+    ] = None
+
+    def options(self) -> Options:
+        """Raises InvalidRequest where the camera contradicts itself."""
+        camera = Given(self.fx, self.fy, self.cx, self.cy, self.hfov)
+        return Options(camera, self.pictures, self.color, self.max_points, self.min_confidence)
 
 
-def query_parameters() -> dict[str, Any]:
-    """The query parameters of a prediction besides `output`: their types, with bounds and descriptions, by name."""
-    hints = {**get_type_hints(given_of_query, include_extras=True)}
-    hints.update(get_type_hints(options_of_query, include_extras=True))
-    return {
-        name: hint
-        for name, hint in hints.items()
-        if any(isinstance(one, params.Query) for one in getattr(hint, "__metadata__", ()))
-    }
+class _One(Parameters):
+    output: Annotated[
+        Output | None,
+        Field(description="What to answer with. By default JSON, or what `Accept` asks for; `image/png` is the mask."),
+    ] = None
 
 
-PARAMETERS = (*query_parameters(), "output")
+class _Each(Parameters):
+    output: Annotated[Output, Field(description="What to answer each picture with.")] = "json"
 
 
-async def _refuse_unknown(request: Request) -> None:
-    """A misspelt camera would be an assumed one, whose depth looks no different.
+NAMES = tuple(_One.model_fields)
+
+
+Q = TypeVar("Q", bound=Parameters)
+
+
+def _query(request: Request, model: type[Q]) -> Q:
+    """The query of a request. FastAPI, which looks at each parameter by itself, takes longer for that than for all the
+    rest of a request.
 
     Raises:
-        InvalidRequest: a query parameter that there is none of.
+        InvalidRequest: a parameter that there is none of: a misspelt camera would be an assumed one, whose depth looks
+            no different.
+        RequestValidationError: one that is out of its bounds.
     """
-    if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
-        raise InvalidRequest(f"There is no parameter {unknown[0]!r:.50}; there are {', '.join(PARAMETERS)}.")
+    if unknown := sorted(set(request.query_params) - set(NAMES)):
+        raise InvalidRequest(f"There is no parameter {unknown[0]!r:.50}; there are {', '.join(NAMES)}.")
+    try:
+        return model.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in error.errors()]) from None
 
 
-EachWanted = Annotated[Output, Query(description="What to answer each picture with.")]
-FromQuery = Annotated[Options, Depends(options_of_query)]
-Wanted = Annotated[
-    Output | None,
-    Query(description="What to answer with. By default JSON, or what `Accept` asks for; `image/png` is the mask."),
+def _describe_query(model: type[Parameters]) -> list[dict[str, Any]]:
+    """For the OpenAPI description of a route."""
+    return [
+        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
+        for name, schema in model.model_json_schema()["properties"].items()
+    ]
+
+
+TimeoutMs = Annotated[
+    int | None,
+    Header(ge=1, description="Milliseconds from the complete upload to the answer; after them, 504."),
 ]
-
-
-async def _timeout(
-    service: Service,
-    x_request_timeout_ms: Annotated[
-        int | None, Header(ge=1, description="Milliseconds from the complete upload to the answer; after them, 504.")
-    ] = None,
-) -> float:
-    return timeout_of(x_request_timeout_ms, service.settings)
-
-
-Timeout = Annotated[float, Depends(_timeout)]
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -176,12 +181,9 @@ EACH = "/predict/batch, each"
         },
         **describe_problems(406, 408, 413, 415, 422, 500, 503, 504),
     },
-    openapi_extra={"requestBody": _UPLOAD},
-    dependencies=[Depends(_refuse_unknown)],
+    openapi_extra={"parameters": _describe_query(_One), "requestBody": _UPLOAD},
 )
-async def predict(
-    request: Request, service: Service, timeout_s: Timeout, options: FromQuery, output: Wanted = None
-) -> Response:
+async def predict(request: Request, service: Service, x_request_timeout_ms: TimeoutMs = None) -> Response:
     """Segment a photo of a room and measure its depth.
 
     Send the picture as the multipart field `file`, or as the body itself. All maps have its size, as seen upright.
@@ -197,11 +199,13 @@ async def predict(
     Depth is metric for the camera's focal length. Give it as `fx` (and `fy`, `cx`, `cy`) or `hfov`; otherwise it is
     taken from the picture's EXIF, or else assumed to be 0.85 longer sides of the picture. The answer says which.
     """
-    wanted = negotiate(request.headers.get("accept", "*/*"), output)
-    options.check(wanted, request.query_params)
+    query = _query(request, _One)
+    timeout_s, options = timeout_of(x_request_timeout_ms, service.settings), query.options()
+    output = negotiate(request.headers.get("accept", "*/*"), query.output)
+    options.check(output, request.query_params)
     service.batcher.require_ready()
-    upload = await read_upload(request, service.settings.max_bytes, PARAMETERS)
-    body, media_type = await within(request, timeout_s, service.predict(upload, wanted, options))
+    upload = await read_upload(request, service.settings.max_bytes, NAMES)
+    body, media_type = await within(request, timeout_s, service.predict(upload, output, options))
     return service.sending.response(body, media_type)
 
 
@@ -215,22 +219,21 @@ async def predict(
         },
         **describe_problems(406, 408, 413, 415, 422, 500, 503, 504),
     },
-    openapi_extra={"requestBody": _UPLOADS},
-    dependencies=[Depends(_refuse_unknown)],
+    openapi_extra={"parameters": _describe_query(_Each), "requestBody": _UPLOADS},
 )
-async def predict_batch(
-    request: Request, service: Service, timeout_s: Timeout, options: FromQuery, output: EachWanted = "json"
-) -> Response:
+async def predict_batch(request: Request, service: Service, x_request_timeout_ms: TimeoutMs = None) -> Response:
     """The same for several photos at once: any number of multipart fields `files` (or `file`), within the limits.
 
     The answer has, in their order, what `/predict` would have answered to each of them, a problem with its `status`
     included: as a JSON array, or as multipart/mixed, whose parts have media types of their own. Outputs other than
     `json` and `coco` come as multipart/mixed only. All parameters are for all pictures.
     """
+    query = _query(request, _Each)
+    timeout_s, options, output = timeout_of(x_request_timeout_ms, service.settings), query.options(), query.output
     media_type = negotiate_batch(request.headers.get("accept", "*/*"), output)
     options.check(output, request.query_params)
     service.batcher.require_ready()
-    uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, PARAMETERS)
+    uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, NAMES)
     service.require_queue_holds(len(uploads))
     answers = await within(request, timeout_s, _all_answers(service, uploads, output, options))
     if media_type == JSON:

@@ -300,7 +300,7 @@ def test_videos_without_a_decoder(photos: Path, monkeypatch: pytest.MonkeyPatch)
 def test_options_are_those_of_the_server() -> None:
     parameters = fake_app(FakeEngine()).openapi()["paths"]["/predict"]["post"]["parameters"]
     names = {one["name"] for one in parameters if one["in"] == "query"}
-    assert set(routes.query_parameters()) == names - {"output"}
+    assert set(routes.Parameters.model_fields) == names - {"output"}
     parser = argparse.ArgumentParser()
     bulk.add_arguments(parser)
     assert {f"--{name.replace('_', '-')}" for name in names} <= set(parser._option_string_actions)

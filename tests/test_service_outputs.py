@@ -26,7 +26,7 @@ from service_client import FakeEngine, ask, check_problem, encode, fake_app, ope
 from service import coco, measures, points
 from service.cameras import Camera
 from service.engine import Prediction
-from service.images import letterbox
+from service.images import letterbox, unfit_nearest
 from service.maps import Maps
 from service.outputs import MEDIA_TYPES, Options
 
@@ -132,9 +132,7 @@ def test_the_nearest_point_and_the_area_are_those_of_the_uploaded_picture() -> N
 
 
 @pytest.mark.parametrize("farthest", [65535, 20])  # Hardly one depth twice, and many.
-@pytest.mark.parametrize("max_bins", [measures.MAX_BINS, 0])
-def test_percentiles_are_numpy_s(farthest: int, max_bins: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measures, "MAX_BINS", max_bins)
+def test_percentiles_are_numpy_s(farthest: int) -> None:
     rng = np.random.default_rng(0)
     labels, depth = rng.integers(0, 8, (30, 40)), rng.integers(0, farthest + 1, (30, 40))
     labels[0, 0], depth[0, 0] = 7, farthest
@@ -157,6 +155,15 @@ def test_no_valid_depth_has_no_figures() -> None:
     labels = np.arange(12).reshape(3, 4)
     nothing = measures.measure(made(labels, np.zeros((3, 4)), Camera(30, 30, 0, 0, "assumed")))
     assert nothing == ({}, None, None)
+
+
+@pytest.mark.parametrize("size", [(60, 100), (6, 10), (7, 11), (61, 1), (1, 30), (30, 50), (301, 499)])
+@pytest.mark.parametrize("values", [1, 3, 256])
+def test_pixels_are_counted_as_resizing_shows_them(size: tuple[int, int], values: int) -> None:
+    plane = np.random.default_rng(0).integers(256 - values, 256, (32, 50)).astype(np.uint8)
+    box = letterbox(size, [plane.shape])
+    expected = np.bincount(unfit_nearest(plane, box).ravel(), minlength=256)
+    assert measures.pixels_of(plane, box) == expected.tolist()
 
 
 def test_unreliable_pixels() -> None:
