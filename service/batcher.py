@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +36,7 @@ from service.errors import (
 )
 from service.images import UInt8
 from service.metrics import Metrics, Serving
+from service.threads import Pending
 
 log = logging.getLogger("segdepth")
 
@@ -65,7 +65,7 @@ class Result(NamedTuple):
 class _Item:
     canvas: UInt8
     deadline: float
-    future: Future[Result] = field(default_factory=Future)
+    result: Pending[Result] = field(default_factory=Pending)
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -311,7 +311,7 @@ class Batcher:
             self._waiting.append(item)
             self._wake.notify_all()  # Not every engine may want it.
         try:
-            return await asyncio.wrap_future(item.future)
+            return await item.result
         except asyncio.CancelledError:
             self._forget(item)
             raise
@@ -423,14 +423,14 @@ class Batcher:
                     return batch
 
     def _is_wanted(self, item: _Item) -> bool:
-        """Whether somebody still waits for it; from then on its future cannot be cancelled."""
-        if not item.future.set_running_or_notify_cancel():
+        """Whether somebody still waits for it."""
+        if item.result.cancelled:
             self._metrics.dropped.labels("cancelled").inc()
             return False
         if time.perf_counter() >= item.deadline:
             # The event loop tells the client; it may be busy and have no time yet to cancel.
             self._metrics.dropped.labels("deadline").inc()
-            item.future.set_exception(DeadlineExceeded("The deadline passed while the picture waited for the model."))
+            item.result.set_exception(DeadlineExceeded("The deadline passed while the picture waited for the model."))
             return False
         return True
 
@@ -463,7 +463,7 @@ class Batcher:
             owner.failures = 0
         self._metrics.batch_size.observe(len(running.batch))
         for item, prediction in zip(running.batch, predictions, strict=True):
-            item.future.set_result(Result(prediction, running.start - item.since, seconds))
+            item.result.set_result(Result(prediction, running.start - item.since, seconds))
 
     def _fail(self, owner: _Owner, batch: list[_Item], error: Exception) -> None:
         """Tell those who wait for a batch; called where the exception is handled."""
@@ -473,7 +473,7 @@ class Batcher:
         self._metrics.failures.labels(owner.name).inc()
         log.exception("engine %s failed on a batch of %d", owner.name, len(batch))
         for item in batch:
-            item.future.set_exception(InferenceFailed("The model failed; the server's log has the details."))
+            item.result.set_exception(InferenceFailed("The model failed; the server's log has the details."))
 
     def _watch(self) -> None:
         """Take out engines that hang. What they have is ended by its deadline.
@@ -506,8 +506,7 @@ class Batcher:
             self._wake.notify_all()  # Engines that left the cores to this one.
         log.error("engine %s is lost, %d are left", owner.name, left)
         for item in waiting:
-            if item.future.set_running_or_notify_cancel():
-                item.future.set_exception(_engines_lost())
+            item.result.set_exception(_engines_lost())
         if not left:
             self._on_lost()
 

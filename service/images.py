@@ -398,12 +398,13 @@ def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
     content = np.ascontiguousarray(inside(depth, box))
     if content.shape == box.size:
         return content
-    out = np.zeros(box.size, np.uint16)
     valid = content != INVALID_DEPTH
     if valid.all():
+        out = np.empty(box.size, np.uint16)
         for rows, millimetres in _bilinear(content, box.size, whole=True):
             out[rows] = millimetres
         return out
+    out = np.zeros(box.size, np.uint16)
     nearest = _nearest(valid, box.size)
     for (rows, total), (_, weight) in zip(_bilinear(content, box.size), _bilinear(valid, box.size), strict=True):
         known = nearest[rows] & (weight > 0)

@@ -40,8 +40,9 @@ from service.errors import (
 from service.images import UInt8
 from service.outputs import JSON
 from service.pipeline import Pipeline
-from service.pixels import Fixed, Seen, decode, in_thread, maps_of
+from service.pixels import Fixed, Seen, decode, maps_of
 from service.routes import Service, TimeoutMs
+from service.threads import in_thread
 from service.uploads import read_body
 from service.version import __version__
 

@@ -10,7 +10,6 @@ Jobs are plain functions of a module, called with what is the same for every pic
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import pickle
@@ -23,7 +22,6 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedRWPair
@@ -44,6 +42,7 @@ from service.metrics import Metrics
 from service.outputs import Options, Output, Rendered
 from service.render import render
 from service.settings import Settings
+from service.threads import in_thread
 
 log = logging.getLogger("segdepth")
 
@@ -229,20 +228,6 @@ class Pixels:
             log.error("no new pixel process could be started: %s", error)
             return False
         return True
-
-
-async def in_thread(call: Callable[[], T], threads: ThreadPoolExecutor | None = None) -> T:
-    """`call()` in one of the threads, by default asyncio's. Cancelled before its turn, it is dropped."""
-    inside = copy_context()  # So that what is logged has the request's id.
-    work: list[Callable[[], T]] = [partial(inside.run, call)]
-    try:
-        return await asyncio.get_running_loop().run_in_executor(threads, _only, work)
-    finally:
-        work.clear()  # The executor keeps what was cancelled until its turn, which must not keep the picture.
-
-
-def _only(work: list[Callable[[], T]]) -> T:
-    return work.pop()()
 
 
 class _Worker:
