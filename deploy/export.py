@@ -374,7 +374,12 @@ def make_card(
         "parameters": parameters,
         "precision": precision,
         "classes": [asdict(c) for c in segmentation.config.classes],
-        "input": {"sizes": [list(s) for s in sizes], "fit": "letterbox", "color_space": "sRGB"},
+        "input": {
+            "sizes": [list(s) for s in sizes],
+            "fit": "letterbox",
+            "color_space": "sRGB",
+            "saturation": max(part.config.saturation for part in parts),
+        },
         "depth": {
             "unit": "mm",
             "invalid": 0,

@@ -35,6 +35,8 @@ class InputSpec(_Part):
     sizes: Annotated[list[tuple[Side, Side]], Field(min_length=1)]
     fit: Literal["letterbox"]
     color_space: Literal["sRGB"]
+    saturation: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How much the network sees of a picture's colours; with 0, a picture and its grey (`images.GREY`) are the same."""
 
 
 class DepthSpec(_Part):

@@ -387,7 +387,7 @@ def exif(orientation: int) -> Image.Exif:
 def reduced_size(data: bytes, sizes: list[tuple[int, int]]) -> tuple[int, int]:
     """Width and height in which the pixels are decoded."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        images._load_reduced(image, sizes, 1.0)
+        images._load_reduced(image, sizes, 1.0, False)
         return image.size
 
 

@@ -15,6 +15,7 @@ import base64
 import io
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from PIL import Image
 from benchmarks.common import maps
 from service import images
 from service.card import METADATA_KEY
+from service.engine import read_card
+from service.settings import BUNDLED_MODEL
 
 BATCH = int(os.environ.get("PEER_BATCH", "8"))
 WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
@@ -100,8 +103,12 @@ class PillowCodecs:
 class OurCodecs:
     """The functions of `service/images.py`."""
 
+    def __init__(self) -> None:
+        model = os.environ["PEER_MODEL"]
+        self._grey = read_card(BUNDLED_MODEL if model == "free" else Path(model)).input.saturation == 0
+
     def decode(self, data: bytes, sizes: Any) -> tuple[Canvas, Any]:
-        return images.decode_to_canvas(data, 50_000_000, sizes)
+        return images.decode_to_canvas(data, 50_000_000, sizes, grey=self._grey)
 
     def encode(self, maps: Maps, box: Any) -> dict[str, Any]:
         labels, depth = images.unfit_nearest(maps[0], box), images.unfit_depth(maps[1], box)
