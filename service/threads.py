@@ -51,22 +51,24 @@ async def in_thread(call: Callable[[], T], threads: ThreadPoolExecutor | None = 
     """`call()` in one of the threads, by default asyncio's. Cancelled before its turn, it is dropped."""
     pending: Pending[T] = Pending()
     inside = copy_context()  # So that what is logged has the request's id.
-    work: list[Callable[[], T]] = [partial(inside.run, call)]
+    work = [(partial(inside.run, call), pending)]
     if threads is None:
-        asyncio.get_running_loop().run_in_executor(None, _do, work, pending)
+        asyncio.get_running_loop().run_in_executor(None, _do, work)
     else:
-        threads.submit(_do, work, pending)
+        threads.submit(_do, work)
     try:
         return await pending
     finally:
         work.clear()  # The executor keeps what was cancelled until its turn, which must not keep the picture.
 
 
-def _do(work: list[Callable[[], T]], pending: Pending[T]) -> None:
-    if pending.cancelled:
+def _do(work: list[tuple[Callable[[], T], Pending[T]]]) -> None:
+    try:
+        call, pending = work.pop()
+    except IndexError:  # It was cancelled.
         return
     try:
-        result = work.pop()()
+        result = call()
     except BaseException as error:
         pending.set_exception(error)
     else:

@@ -14,7 +14,8 @@ from PIL import Image
 from service_process import Server, start
 
 from model.classes import IGNORE, NYU40
-from service.engine import read_card
+from service.engine import OnnxEngine, read_card
+from service.images import decode_to_canvas
 from service.settings import BUNDLED_MODEL
 from training.data import FolderDataset, read_info
 
@@ -43,6 +44,19 @@ def test_it_is_small_and_says_what_it_is() -> None:
     assert all({"miou", "abs_rel", "rmse"} <= e.values.keys() for e in card.evaluations if e.data == "rooms")
     assert card.evaluations[0].data == "rooms"
     assert "/" not in card.training.details["start"]
+
+
+def test_without_colours_a_picture_has_the_same_maps() -> None:
+    """What `input.saturation` of the card says, for which the service decodes no colours."""
+    engine = OnnxEngine(BUNDLED_MODEL)
+    assert engine.card.input.saturation == 0
+    for path in sorted((EXAMPLES / "images").glob("*.jpg")):
+        coloured, grey = (
+            engine.infer(decode_to_canvas(path.read_bytes(), 10**6, engine.card.input.sizes, grey=grey)[0][None])
+            for grey in (False, True)
+        )
+        assert (coloured.labels != grey.labels).mean() < 0.01
+        assert np.abs(coloured.depth / grey.depth - 1).mean() < 0.003
 
 
 def test_notice_names_every_author_that_the_card_credits() -> None:

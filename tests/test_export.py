@@ -166,6 +166,7 @@ def test_what_a_network_does_not_see_of_colours_is_in_the_file(looking: tuple[Pa
     trained, seeing = looking
     card = export(trained, tmp_path / "blind.onnx", "--saturation", "0")
     assert card["training"]["details"]["options"] == {"saturation": 0}
+    assert card["input"]["saturation"] == 0
     assert read_card(seeing).training.details["options"] == {}
     # Both have the same grey: 0.299 R + 0.587 G + 0.114 B = 100.
     blocks = (noise(1, 6, 8, 1) % 2).repeat(16, axis=1).repeat(16, axis=2)

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 from service_client import HEIC, encode, opened, quadrants
 
+from model.backbones import LUMA
 from service import images
 from service.errors import BrokenImage, Problem, TooManyPixels, UnsupportedImage
 from service.images import Letterbox
@@ -447,6 +448,50 @@ def test_canvas_of_a_grey_and_of_a_cmyk_photo(mode: str) -> None:
     assert opened(data).mode == mode
     assert reduced_size(data, SIZES) == (100, 75)
     check_canvas(data, SIZES, BOUND)
+
+
+def luma(canvas: np.ndarray) -> np.ndarray:
+    return canvas @ np.array(LUMA)
+
+
+@pytest.mark.parametrize("size", [(60, 44), (118, 89), (471, 353), (640, 200)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subsampling": 0, "quality": 95},
+        {"keep_rgb": True},
+        {"mode": "L"},
+        {"mode": "CMYK"},
+        {"exif": exif(6)},
+        {"icc_profile": swapped_profile()},
+    ],
+    ids=["photo", "fine", "stored as RGB", "grey", "CMYK", "turned", "other colours"],
+)
+def test_a_grey_canvas_is_the_luma_of_the_coloured_one(size: tuple[int, int], options: dict[str, Any]) -> None:
+    data = photo(*size, **options)
+    coloured, box = images.decode_to_canvas(data, LIMIT, SIZES)
+    grey, same_box = images.decode_to_canvas(data, LIMIT, SIZES, grey=True)
+    assert same_box == box and grey.shape == coloured.shape
+    assert (grey == grey[..., :1]).all()
+    difference = np.abs(grey[..., 0] - luma(coloured))
+    assert difference.mean() < 0.5 and difference.max() < 6  # More where a colour was cut off at 0 or 255.
+    assert not (coloured == coloured[..., :1]).all() or options.get("mode") == "L"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_grey_canvas_of_every_format_and_of_pixels(format: str) -> None:
+    data = encode(quadrants(90, 70), format)
+    pixels = decode(data)
+    coloured, box = images.fit(pixels, SIZES)
+    for grey, same_box in (
+        images.decode_to_canvas(data, LIMIT, SIZES, grey=True),
+        images.fit(pixels, SIZES, grey=True),
+    ):
+        assert same_box == box and (grey == grey[..., :1]).all()
+        difference = np.abs(grey[..., 0] - luma(coloured))
+        # Where colours meet, a JPEG has some that are cut off at 0 and 255; its luma is not.
+        assert difference.mean() < 0.5 and (difference.max() <= 1.5 or format == "JPEG")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

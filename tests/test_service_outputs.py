@@ -5,6 +5,7 @@ PLY and GLB are read by trimesh, COCO's run lengths by pycocotools; multipart by
 
 from __future__ import annotations
 
+import base64
 import email
 import io
 import json
@@ -100,6 +101,17 @@ def test_without_pictures() -> None:
     del with_pictures["segmentation"]["mask_png"], with_pictures["depth"]["depth_png"]
     del with_pictures["depth"]["color_png"], with_pictures["timing_ms"], without["timing_ms"]
     assert with_pictures == without
+
+
+def test_pictures_are_put_where_they_belong_whatever_the_classes_are_called() -> None:
+    engine = Holes()
+    evil = engine.card.classes[1].model_copy(update={"name": '"mask_png":null, "depth_png":null'})
+    engine.card = engine.card.model_copy(update={"classes": [engine.card.classes[0], evil, *engine.card.classes[2:]]})
+    answer = post("", app=fake_app(engine)).json()
+    assert answer["segmentation"]["classes"][0]["name"] == evil.name
+    for field, output in (("mask_png", "mask"), ("depth_png", "depth"), ("color_png", "depth_color")):
+        part = answer["segmentation" if output == "mask" else "depth"]
+        assert base64.b64decode(part[field], validate=True) == post(f"output={output}").content
 
 
 def test_figures_of_classes() -> None:

@@ -396,3 +396,25 @@ def test_a_killed_server_leaves_no_process(tiny_model: Path) -> None:
         _, output = server.ended(20)
         wait_for(lambda: all(ended(child) for child in left), tries=1200)
         assert "Traceback" not in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no such policies")
+def test_threads_for_pixels_wait_for_a_core() -> None:
+    async def test() -> None:
+        pool = Pixels(Fixed(FakeEngine().card, 1000), 0, Metrics())
+        assert await pool.run(lambda _fixed: os.sched_getscheduler(0)) == os.SCHED_BATCH
+        pool.close()
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("saturation", [0.0, 0.5])
+def test_a_model_that_sees_no_colours_gets_none(saturation: float) -> None:
+    engine = FakeEngine()
+    seeing = engine.card.input.model_copy(update={"saturation": saturation})
+    engine.card = engine.card.model_copy(update={"input": seeing})
+    ask(lambda c: c.post("/predict", content=PICTURE), fake_app(engine))
+    (batch,) = engine.batches
+    assert (batch == batch[..., :1]).all() == (saturation == 0)
+    assert len(np.unique(batch)) == (4 if saturation == 0 else 2)  # Red, green, blue and white
