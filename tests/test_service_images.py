@@ -491,7 +491,7 @@ def test_a_grey_canvas_of_every_format_and_of_pixels(format: str) -> None:
         assert same_box == box and (grey == grey[..., :1]).all()
         difference = np.abs(grey[..., 0] - luma(coloured))
         # Where colours meet, a JPEG has some that are cut off at 0 and 255; its luma is not.
-        assert difference.mean() < 0.5 and (difference.max() <= 1.5 or format == "JPEG")
+        assert difference.mean() < 1 and (difference.max() <= 1.5 or format == "JPEG")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
