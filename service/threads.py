@@ -51,7 +51,7 @@ async def in_thread(call: Callable[[], T], threads: ThreadPoolExecutor | None = 
     """`call()` in one of the threads, by default asyncio's. Cancelled before its turn, it is dropped."""
     pending: Pending[T] = Pending()
     inside = copy_context()  # So that what is logged has the request's id.
-    work = [(partial(inside.run, call), pending)]
+    work: list[tuple[Callable[[], T], Pending[T]]] = [(partial(inside.run, call), pending)]
     if threads is None:
         asyncio.get_running_loop().run_in_executor(None, _do, work)
     else:
