@@ -127,7 +127,7 @@ def measure(reference: Path, quantized: Path, data: FolderDataset) -> dict[str, 
     equal, pixels = 0, 0
     for name in tqdm(data.names, desc=f"measure {data.split}", leave=False, disable=None):
         truth = data.read(name)
-        canvas, box = fit(truth.image, card.input.sizes, grey=card.input.saturation == 0)
+        canvas, box = fit(truth.image, card.input.sizes, grey=card.input.grey)
         found: dict[str, Prediction] = {key: engine.infer(canvas[None]) for key, engine in engines.items()}
         equal += int((found["fp32"].labels == found["int8"].labels).sum())
         pixels += canvas.shape[0] * canvas.shape[1]

@@ -110,7 +110,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     if settings is None:
         in_flight = IN_FLIGHT_BY_URL
-        answering = _by_server(arguments, query)
+        answering = _by_server(arguments, query.model_dump(exclude_unset=True))
     else:
         # Full batches in the networks and behind them, and as many pictures as can be decoded and encoded meanwhile.
         in_flight = 2 * settings.max_batch * len(settings.devices) + 2 * usable_cores()
@@ -121,7 +121,7 @@ def main(arguments: argparse.Namespace) -> int:
     return asyncio.run(run.run(answering))
 
 
-def checked_query(arguments: argparse.Namespace) -> dict[str, Any]:
+def checked_query(arguments: argparse.Namespace) -> Parameters:
     """What was given of the query parameters, by the server's own rules.
 
     Raises:
@@ -129,21 +129,21 @@ def checked_query(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     texts = {name: text for name in Parameters.model_fields if (text := getattr(arguments, name, None)) is not None}
     try:
-        return Parameters(**texts).model_dump(exclude_unset=True)
+        return Parameters(**texts)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
 
 
-def options_of(query: Mapping[str, Any], output: Output) -> Options:
+def options_of(query: Parameters, output: Output) -> Options:
     """What they say about answers of that kind.
 
     Raises:
         UsageError: they do not go together.
     """
     try:
-        options = Parameters(**query).options()
-        options.check(output, query)
+        options = query.options()
+        options.check(output, query.model_fields_set)
         return options
     except errors.InvalidRequest as problem:
         raise UsageError(problem.detail) from None

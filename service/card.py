@@ -36,7 +36,12 @@ class InputSpec(_Part):
     fit: Literal["letterbox"]
     color_space: Literal["sRGB"]
     saturation: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """How much the network sees of a picture's colours; with 0, a picture and its grey (`images.GREY`) are the same."""
+    """How much the network sees of a picture's colours, from 0 to 1."""
+
+    @property
+    def grey(self) -> bool:
+        """It sees none: a picture and its grey (`images.GREY`) are the same to it."""
+        return self.saturation == 0
 
 
 class DepthSpec(_Part):

@@ -89,7 +89,7 @@ def decode(fixed: Fixed, picture: bytes | UInt8, given: Given) -> tuple[UInt8, S
         InvalidRequest: the camera is impossible for this picture.
     """
     start = time.perf_counter()
-    sizes, grey = fixed.card.input.sizes, fixed.card.input.saturation == 0
+    sizes, grey = fixed.card.input.sizes, fixed.card.input.grey
     if isinstance(picture, bytes):
         canvas, box = images.decode_to_canvas(picture, fixed.max_pixels, sizes, given.stretch, grey)
     else:

@@ -105,7 +105,7 @@ class OurCodecs:
 
     def __init__(self) -> None:
         model = os.environ["PEER_MODEL"]
-        self._grey = read_card(BUNDLED_MODEL if model == "free" else Path(model)).input.saturation == 0
+        self._grey = read_card(BUNDLED_MODEL if model == "free" else Path(model)).input.grey
 
     def decode(self, data: bytes, sizes: Any) -> tuple[Canvas, Any]:
         return images.decode_to_canvas(data, 50_000_000, sizes, grey=self._grey)
