@@ -24,7 +24,9 @@ FROM builder AS app
 COPY deploy/requirements-build.txt requirements.txt
 RUN python3 -m venv --without-pip /opt/build \
     && python3 -m pip --python /opt/build/bin/python3 install --require-hashes -r requirements.txt
-COPY pyproject.toml README.md LICENSE NOTICE ./
+# A compiler that pip can install and check; for any processor of its kind, not for this machine's alone.
+ENV CC="/opt/build/bin/python3 -m ziglang cc -mcpu=baseline"
+COPY pyproject.toml hatch_build.py README.md LICENSE NOTICE ./
 COPY service service
 COPY model model
 COPY training training

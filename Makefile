@@ -11,6 +11,8 @@ option = $(if $(filter command,$(origin $(1))),--$(2) $($(1)))
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 INSTALL = $(PIP) install --quiet --constraint constraints.txt --editable
+# What an installation depends on; it compiles service/kernels.c.
+PROJECT = .venv/bin/python pyproject.toml constraints.txt hatch_build.py service/kernels.c
 
 .PHONY: serve test check train-environment clean
 .DELETE_ON_ERROR:
@@ -35,18 +37,18 @@ train-environment: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 # Both ONNX Runtimes have the same files: where one comes, the other goes, and what was installed with it.
-.venv/installed-cpu: .venv/bin/python pyproject.toml constraints.txt
+.venv/installed-cpu: $(PROJECT)
 	$(if $(wildcard .venv/installed-gpu),$(PIP) uninstall --quiet --yes onnxruntime-gpu && rm .venv/installed-gpu)
 	$(INSTALL) '.[cpu]'
 	touch $@
 
-.venv/installed-gpu: .venv/bin/python pyproject.toml constraints.txt
+.venv/installed-gpu: $(PROJECT)
 	-$(PIP) uninstall --quiet --yes onnxruntime
 	rm -f .venv/installed-cpu .venv/installed-dev
 	$(INSTALL) '.[gpu]'
 	touch $@
 
-.venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+.venv/installed-dev: $(PROJECT)
 	$(if $(wildcard .venv/installed-gpu),$(PIP) uninstall --quiet --yes onnxruntime-gpu && rm .venv/installed-gpu)
 	$(INSTALL) '.[cpu,train,rooms,dev]'
 	touch $@

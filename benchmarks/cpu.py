@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from service.arrays import UInt8
 from service.cores import usable_cores
 from service.devices import load_engine
 from service.engine import Engine, read_card
 from service.errors import StartupError
-from service.images import UInt8
 
 BATCHES = (1, 4, 8)
 BASE = "onnxruntime fp32"

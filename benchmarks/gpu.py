@@ -54,12 +54,12 @@ from model.checkpoint import load_checkpoint
 from model.classes import NYU40
 from model.heads import FCNHead
 from model.networks import NetworkConfig
+from service.arrays import Size, UInt8
 from service.card import METADATA_KEY, ModelCard
 from service.engine import Prediction, count_nodes, open_session, read_card, session_options
 from service.engine_bound import BoundEngine, Device, HostDevice
 from service.engine_cuda import CUDA, TENSORRT, CudaDevice, GpuOptions, driver_version, gpu_engine, missing
 from service.errors import StartupError
-from service.images import Size, UInt8
 from service.settings import BUNDLED_MODEL
 from training.boxes import write_dataset
 

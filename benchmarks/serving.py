@@ -44,9 +44,9 @@ import numpy as np
 from benchmarks.common import free_port, get, jpeg, machine, ms, picture, publish, serve_command, server, table
 from benchmarks.cpu import rate
 from benchmarks.load import Load, Measured, Request, Sending, run
+from service.arrays import UInt8
 from service.devices import load_engine, onnx_source
 from service.engine import Engine
-from service.images import UInt8
 from service.settings import BUNDLED_MODEL, Settings
 
 PATH = "/predict"

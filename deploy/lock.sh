@@ -11,5 +11,5 @@ lock() {
 
 lock cpu pyproject.toml cpu
 lock gpu pyproject.toml gpu
-# What builds the wheel of the project: build-system.requires of pyproject.toml.
-echo 'hatchling>=1.27' | lock build -
+# What builds the wheel of the project: build-system.requires of pyproject.toml, and a C compiler.
+printf '%s\n' 'hatchling>=1.27' 'ziglang>=0.15' | lock build -

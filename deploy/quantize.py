@@ -20,9 +20,10 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from tqdm import tqdm
 
+from service.arrays import UInt8
 from service.cameras import Camera, metric_depth
 from service.engine import OnnxEngine, Prediction
-from service.images import UInt8, fit, unfit_depth, unfit_nearest
+from service.images import fit, unfit_depth, unfit_nearest
 from training.data import DatasetInfo, FolderDataset
 from training.metrics import DepthMetrics, SegmentationMetrics
 

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from service.arrays import UInt8
 from service.context import current
 from service.engine import DeviceLost, Engine, OverlappingEngine, Prediction, SharingEngine
 from service.errors import (
@@ -34,7 +35,6 @@ from service.errors import (
     StartupError,
     Stopping,
 )
-from service.images import UInt8
 from service.metrics import Metrics, Serving
 from service.threads import Pending
 

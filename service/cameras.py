@@ -20,8 +20,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image
 
+from service import kernels
+from service.arrays import Size, UInt16
 from service.errors import InvalidRequest
-from service.images import INVALID_DEPTH, Letterbox, Size, UInt16, sniff
+from service.images import INVALID_DEPTH, Letterbox, sniff
 
 TYPICAL_FOCAL = 0.85
 """In longer sides of the picture. Main cameras of phones have 0.72 to 0.75, Kinects 0.81 to 0.9, headsets 0.92."""
@@ -230,7 +232,7 @@ def metric_depth(depth: UInt16, camera: Camera, box: Letterbox, focal_px: float 
     if focal_px is None:
         return depth
     scale = min(box.canvas[0] / box.size[0], box.canvas[1] / (box.size[1] * camera.stretch))
-    return _times(camera.fx * camera.stretch * scale / focal_px).take(depth)
+    return kernels.lookup(_times(camera.fx * camera.stretch * scale / focal_px), depth)
 
 
 @lru_cache(maxsize=16)  # Most requests come from few cameras.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from service import measures
 from service.answers import CameraUsed, camera_used
-from service.images import UInt8
+from service.arrays import UInt8
 from service.maps import Maps
 
 Int64 = NDArray[np.int64]

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import numpy as np
 import onnxruntime
 
-from service import images, png
+from service import images, kernels, png
 from service.auth import ApiKeys
 from service.card import ModelCard
 from service.cores import usable_cores
@@ -93,6 +93,8 @@ def _packages() -> Iterator[Finding]:
             yield "FAIL", "packages", f"{name} is not installed"
     if png.isal_zlib is None:  # There are no wheels for every machine.
         yield "note", "packages", "isal is not installed: zlib deflates the answers' PNGs, several times as slowly"
+    if kernels.compiled is None:
+        yield "note", "packages", "service/kernels.c is not compiled: install segdepth where there is a C compiler"
     yield "ok", "packages", ", ".join([*found, f"onnxruntime {onnxruntime.__version__}"])
 
 

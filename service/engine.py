@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime
 from pydantic import ValidationError
 
+from service.arrays import UInt8, UInt16
 from service.card import METADATA_KEY, ModelCard
 from service.cores import usable_cores
 from service.errors import StartupError
-from service.images import UInt8, UInt16
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""

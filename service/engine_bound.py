@@ -24,9 +24,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from service.arrays import Size, UInt8
 from service.card import ModelCard
 from service.engine import DeviceLost, Prediction, Progress, buckets, check_run, warm_up
-from service.images import Size, UInt8
 
 log = logging.getLogger("segdepth")
 

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from service.arrays import Size, UInt8
 from service.card import ModelCard
 from service.engine import assigned_nodes, check_contract, count_nodes, open_session, read_card, session_options
 from service.engine_bound import BoundEngine
 from service.errors import StartupError
-from service.images import Size, UInt8
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"

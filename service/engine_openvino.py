@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from service.arrays import Size, UInt8
 from service.cores import usable_cores
 from service.engine import OUTPUTS, Prediction, Progress, read_card, warm_up
 from service.errors import StartupError
-from service.images import Size, UInt8
 
 PRECISIONS = {"f32": "OpenVINO", "bf16": "OpenVINO-bf16"}
 

@@ -12,10 +12,10 @@ import math
 import threading
 from pathlib import Path
 
+from service.arrays import UInt8
 from service.card import ModelCard
 from service.engine import OnnxEngine, Prediction, Progress, SharingEngine, check_run, warm_up
 from service.errors import StartupError
-from service.images import UInt8
 
 
 class Streams:

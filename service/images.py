@@ -16,26 +16,23 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from service import png
+from service import kernels, png
+from service.arrays import Size, UInt8, UInt16
 from service.errors import BrokenImage, Problem, TooManyPixels, UnsupportedImage
 from service.rgb import to_rgb
 
-UInt8 = NDArray[np.uint8]
-UInt16 = NDArray[np.uint16]
 Color = tuple[int, int, int]
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 
 # The mean of ImageNet, in sRGB: after normalisation it is about 0, which is also what convolutions pad with.
 PADDING: Color = (124, 116, 104)
@@ -45,8 +42,6 @@ GREY = "L"
 MAX_ENLARGED = 1.1
 """A JPEG is decoded at a smaller scale where its pixels then need not be enlarged by more for the canvas. Else 640x480
 would be decoded in full, at twice the time, for a canvas of 352x264, a tenth larger than its half."""
-# As many pixels are interpolated at a time: so few stay in a core's cache.
-BAND_PIXELS = 64 * 1024
 
 # Between its limit and twice that Pillow only warns. Here the limit is the limit.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -391,22 +386,7 @@ def inside(plane: NDArray[T], box: Letterbox) -> NDArray[T]:
 
 def unfit_nearest(plane: UInt8, box: Letterbox) -> UInt8:
     """Labels or confidence, uint8 [h, w] -> [H, W], by nearest neighbour."""
-    return _nearest(inside(plane, box), box.size)
-
-
-def _nearest(plane: NDArray[T], size: Size) -> NDArray[T]:
-    """[h, w] -> [H, W]."""
-    if plane.shape == size:
-        return np.ascontiguousarray(plane)
-    (height, width), (rows, columns) = size, plane.shape
-    # Columns first, while there are few rows; whole rows are then copied at the speed of memory.
-    out: NDArray[T] = plane.take(nearest_of(width, columns), axis=1).take(nearest_of(height, rows), axis=0)
-    return out
-
-
-def nearest_of(size: int, before: int) -> NDArray[np.intp]:
-    """Of each of `size` pixels, that of `before` in which its middle lies: floor((y + 1/2) before / size)."""
-    return (2 * np.arange(size) + 1) * before // (2 * size)
+    return kernels.nearest(inside(plane, box), box.size)
 
 
 def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
@@ -419,64 +399,16 @@ def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
         return content
     valid = content != INVALID_DEPTH
     if valid.all():
-        out = np.empty(box.size, np.uint16)
-        for rows, millimetres in _bilinear(content, box.size, whole=True):
-            out[rows] = millimetres
-        return out
+        return kernels.bilinear_mm(content, box.size)
     out = np.zeros(box.size, np.uint16)
-    nearest = _nearest(valid, box.size)
-    for (rows, total), (_, weight) in zip(_bilinear(content, box.size), _bilinear(valid, box.size), strict=True):
+    nearest = kernels.nearest(valid, box.size)
+    sums, weights = kernels.bilinear(content, box.size), kernels.bilinear(valid, box.size)
+    for (rows, total), (_, weight) in zip(sums, weights, strict=True):
         known = nearest[rows] & (weight > 0)
         np.divide(total, weight, out=total, where=known)
         total += np.float32(0.5)
         np.copyto(out[rows], total, where=known, casting="unsafe")
     return out
-
-
-def _bilinear(plane: NDArray[Any], size: Size, *, whole: bool = False) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """[h, w] -> [H, W], some rows at a time, which are good until the next are asked for.
-
-    Pillow takes three times as long for 16 bits, and eight times on a photo of 12 megapixels. Columns come first,
-    while there are few rows; then each row is a mix of two, and what is worked on stays in a core's cache.
-
-    Args:
-        whole: the mixes of columns are rounded, and a half is added to what is given, for whoever cuts that off. Halves
-            must all go up: rounded to even ones they are noise between rows, for which a PNG is a quarter larger.
-    """
-    (height, width), (rows, columns) = size, plane.shape
-    left, across = _neighbours(width, columns)
-    above, down = _neighbours(height, rows)
-    down = down[:, None]
-    # The last row and column are repeated, so that each pixel has one before and one behind it.
-    source = np.pad(plane, ((0, 1), (0, 1)), mode="edge").astype(np.float32)
-    wide = np.diff(source, axis=1).take(left, axis=1)
-    wide *= across
-    wide += source.take(left, axis=1)
-    if whole:
-        wide += np.float32(0.5)
-        np.floor(wide, out=wide)
-    step = np.diff(wide, axis=0)
-    if whole:
-        wide += np.float32(0.5)
-    many = max(1, BAND_PIXELS // width)
-    out, slope = np.empty((2, many, width), np.float32)
-    for top in range(0, height, many):
-        part = slice(top, min(top + many, height))
-        n = part.stop - top
-        # `mode`: the others check every index first, in a copy.
-        wide.take(above[part], axis=0, out=out[:n], mode="clip")
-        step.take(above[part], axis=0, out=slope[:n], mode="clip")
-        slope[:n] *= down[part]
-        out[:n] += slope[:n]
-        yield part, out[:n]
-
-
-def _neighbours(size: int, before: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Of each of `size` pixels, whose middles lie evenly in `before` ones: the one before it, and how far it is on the
-    way to the next, 0 to 1."""
-    middle = ((2 * np.arange(size) + 1) * before / (2 * size) - 0.5).clip(0, before - 1)
-    first = middle.astype(np.intp)
-    return first, (middle - first).astype(np.float32)
 
 
 # --- encode ---------------------------------------------------------------------------------------------------
@@ -509,20 +441,9 @@ def overlay_png(picture: UInt8, labels: UInt8, colors: Sequence[Color]) -> bytes
 
 
 def _depth_steps(depth: UInt16, min_m: float, max_m: float) -> UInt8:
-    """The step of every depth in mm, uint8 of the same shape: 1 is the nearest, 255 the farthest, 0 is invalid.
-
-    Looked up in a table they would take twice as long, since NumPy first makes 8 bytes of every index.
-    """
+    """The step of every depth in mm, uint8 of the same shape: 1 is the nearest, 255 the farthest, 0 is invalid."""
     per_mm = 254 / (1000 * (max_m - min_m))
-    found = np.empty(depth.shape, np.uint8)
-    many = max(1, BAND_PIXELS // depth.shape[1])
-    for top in range(0, len(depth), many):
-        band = depth[top : top + many]
-        steps = np.multiply(band, np.float32(per_mm), dtype=np.float32)
-        steps += np.float32(1.5 - 1000 * min_m * per_mm)  # A half, for the cast cuts off.
-        np.copyto(found[top : top + many], steps.clip(1, 255, out=steps), casting="unsafe")
-        found[top : top + many] *= band != INVALID_DEPTH
-    return found
+    return kernels.steps(depth, per_mm, 1.5 - 1000 * min_m * per_mm)  # A half, for it is rounded down.
 
 
 @lru_cache(maxsize=1)

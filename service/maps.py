@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from service import images
+from service.arrays import UInt8, UInt16
 from service.cameras import Camera
 from service.card import ModelCard
 from service.engine import Prediction
-from service.images import Color, Letterbox, UInt8, UInt16
+from service.images import Color, Letterbox
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.images import INVALID_DEPTH, Letterbox, UInt8, inside, nearest_of
+from service import kernels
+from service.arrays import UInt8, UInt16
+from service.images import Letterbox, inside
+from service.kernels import nearest_of
 from service.maps import Maps
 
 PERCENTS = np.array([5, 50, 95])
-IDS = np.arange(256, dtype=np.uint32)
 
 
 class Nearest(NamedTuple):
@@ -54,27 +56,16 @@ def measure(maps: Maps) -> Measures:
     across, down = box.width / box.size[1], box.height / box.size[0]
     pixel_m2 = 1e-6 / (camera.fx * across * camera.fy * down)
 
-    # By class, and then by depth. NumPy sorts 32 bits with vector instructions, as fast as anything counts them.
-    ordered = np.sort(np.left_shift(labels, 16, dtype=np.uint32) | depth, axis=None)
-    depths = (ordered & 0xFFFF).astype(np.intp)
-    first, end = ordered.searchsorted(IDS << 16 | INVALID_DEPTH + 1), ordered.searchsorted(IDS + 1 << 16)
+    depths, first, end, nearest, squares = kernels.by_class(labels, depth)
     ids = np.flatnonzero(first < end)
     if not len(ids):
         return Measures({}, None, None)
     first, last = first[ids], end[ids] - 1
     percentiles = _percentiles(depths, first, last)
-    # Between the last of a class and the first of the next, there is only invalid depth, which is 0.
-    areas = np.add.reduceat(depths * depths, first) * pixel_m2
-
-    # Of every class, the first pixel that is as near as its nearest.
-    nearest_mm = np.full(len(IDS), INVALID_DEPTH + 1, np.uint16)  # No pixel of a class without valid depth has that.
-    nearest_mm[ids] = depths[first]
-    places = np.flatnonzero(nearest_mm.take(labels) == depth)
-    _, firsts = np.unique(labels.ravel()[places], return_index=True)
-    y, x = np.divmod(places[firsts], box.width)
+    y, x = np.divmod(nearest[ids], box.width)
     u, v = ((x + 0.5) / across).astype(np.intp), ((y + 0.5) / down).astype(np.intp)
 
-    columns = (ids, u, v, depths[first] / 1000, areas, *percentiles.T)
+    columns = (ids, u, v, depths[first] / 1000, squares[ids] * pixel_m2, *percentiles.T)
     found = {
         id_: Measure(p5, median, p95, Nearest(u, v, depth_m), area)
         for id_, u, v, depth_m, area, p5, median, p95 in zip(*(column.tolist() for column in columns), strict=True)
@@ -82,12 +73,12 @@ def measure(maps: Maps) -> Measures:
     return Measures(found, int(depths[first].min()) / 1000, int(depths[last].max()) / 1000)
 
 
-def _percentiles(depths: NDArray[np.intp], first: NDArray[np.intp], last: NDArray[np.intp]) -> NDArray[np.float64]:
+def _percentiles(depths: UInt16, first: NDArray[np.intp], last: NDArray[np.intp]) -> NDArray[np.float64]:
     """Of runs of increasing millimetres, from `first` to `last`, each [N]: their `PERCENTS` in metres, [N, 3]; between
     two depths, a linear mean."""
     position = (last - first)[:, None] * PERCENTS / 100
     before = first[:, None] + position.astype(np.intp)
-    low, high = depths[before], depths[np.minimum(before + 1, last[:, None])]
+    low, high = depths[before].astype(np.intp), depths[np.minimum(before + 1, last[:, None])].astype(np.intp)
     metres: NDArray[np.float64] = (low + (high - low) * (position % 1)) / 1000
     return metres
 
@@ -95,18 +86,8 @@ def _percentiles(depths: NDArray[np.intp], first: NDArray[np.intp], last: NDArra
 def pixels_of(plane: UInt8, box: Letterbox) -> list[int]:
     """How many pixels of the uploaded picture have each of 256 values, by a plane [h, w] of the canvas: the counts of
     what `unfit_nearest` gives, which need not be made for them."""
-    values = inside(plane, box)
-    # How often each row and column of the canvas occurs, and of the columns, how often all before it do.
+    # How often each row and column of the canvas occurs.
     rows = np.bincount(nearest_of(box.size[0], box.height), minlength=box.height)
-    before = np.zeros(box.width + 1, np.intp)
-    np.cumsum(np.bincount(nearest_of(box.size[1], box.width), minlength=box.width), out=before[1:])
-
-    # Runs of one value within a row are many times fewer than pixels.
-    begins = np.ones(values.shape, bool)
-    np.not_equal(values[:, 1:], values[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    y, x = np.divmod(starts, box.width)
-    ends = np.append(x[1:], box.width)
-    ends[ends == 0] = box.width
-    counts = np.bincount(values.ravel()[starts], weights=(before[ends] - before[x]) * rows[y], minlength=256)
-    return [int(count) for count in counts]
+    columns = np.bincount(nearest_of(box.size[1], box.width), minlength=box.width)
+    found: list[int] = kernels.counts(inside(plane, box), rows, columns).tolist()
+    return found

@@ -28,6 +28,7 @@ import pybase64
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
+from service.arrays import UInt8
 from service.batcher import Result
 from service.cameras import Given
 from service.card import ModelCard
@@ -37,7 +38,6 @@ from service.errors import (
     TooManyPixels,
     UnknownModel,
 )
-from service.images import UInt8
 from service.outputs import JSON
 from service.pipeline import Pipeline
 from service.pixels import Fixed, Seen, decode, maps_of

@@ -30,13 +30,14 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from service import cameras, images
 from service.answers import Trace
+from service.arrays import UInt8
 from service.batcher import Result
 from service.cameras import Camera, Given
 from service.card import ModelCard
 from service.cores import usable_cores
 from service.engine import Prediction
 from service.errors import Problem, StartupError, WorkerLost
-from service.images import Letterbox, UInt8
+from service.images import Letterbox
 from service.maps import Maps
 from service.metrics import Metrics
 from service.outputs import Options, Output, Rendered

@@ -1,8 +1,8 @@
 """PNG files of maps, many times as fast as a general writer.
 
 A general writer tries all five row filters and deflates with zlib. The maps here are upsampled from a smaller canvas,
-so that a row is nearly the row above it: the filter Up alone leaves mostly zeros, and numpy applies it to many rows at
-once. ISA-L then deflates them (the package `isal`); without it zlib does, more slowly.
+so that a row is nearly the row above it: the filter Up alone leaves mostly zeros. ISA-L then deflates them (the package
+`isal`); without it zlib does, more slowly.
 
 W3C, Portable Network Graphics, third edition: https://www.w3.org/TR/png-3/
 """
@@ -10,6 +10,7 @@ W3C, Portable Network Graphics, third edition: https://www.w3.org/TR/png-3/
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from collections.abc import Mapping
 from importlib import import_module
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service import kernels
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE = 0, 2, 3
 """Colour types."""
-UP = 2
-"""The filter that subtracts the byte above."""
 BAND_BYTES = 512 * 1024
 """Filtered at a time: so little stays in a core's cache, and a large picture takes no second copy of itself."""
 
@@ -104,15 +105,12 @@ def _deflated(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     band = max(1, BAND_BYTES // row_bytes)
     # Each row begins with the number of its filter.
     filtered = np.empty((min(band, height), 1 + row_bytes), np.uint8)
-    filtered[:, 0] = UP
     above = np.zeros(row_bytes, np.uint8)
     out = []
     for top in range(0, height, band):
-        part = np.ascontiguousarray(pixels[top : top + band])
-        rows = (part.astype(">u2") if wide else part).view(np.uint8).reshape(len(part), row_bytes)
-        here = filtered[: len(part)]
-        np.subtract(rows[0], above, out=here[0, 1:])
-        np.subtract(rows[1:], rows[:-1], out=here[1:, 1:])
+        rows = np.ascontiguousarray(pixels[top : top + band]).view(np.uint8).reshape(-1, row_bytes)
+        here = filtered[: len(rows)]
+        kernels.filter_up(rows, above, here, swap=wide and sys.byteorder == "little")
         above = rows[-1]
         out.append(compressor.compress(here))
     out.append(compressor.flush())

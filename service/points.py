@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.images import INVALID_DEPTH, Size, UInt8
+from service.arrays import Size, UInt8
+from service.images import INVALID_DEPTH
 from service.maps import Maps
 from service.outputs import Options
 

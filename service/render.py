@@ -8,8 +8,8 @@ import numpy as np
 
 from service import answers, coco, containers, images, png, points
 from service.answers import Trace
+from service.arrays import UInt8
 from service.containers import Part
-from service.images import UInt8
 from service.maps import Maps
 from service.outputs import JSON, MEDIA_TYPES, PNG, Options, Output, Picture, Rendered
 

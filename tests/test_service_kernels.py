@@ -1,0 +1,220 @@
+"""The compiled loops give to the bit what NumPy gives."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hatchling.bridge.app import Application
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hatch_build
+from service import images, kernels, measures
+from service.kernels import ByClass
+
+compiled = pytest.mark.skipif(kernels.compiled is None, reason="service/kernels.c is not compiled")
+
+sides = st.integers(1, 70)
+sizes = st.tuples(sides, sides)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def in_numpy(call: Callable[[], Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "compiled", None)
+        return call()
+
+
+def agree(call: Callable[[], Any]) -> None:
+    ours, numpys = call(), in_numpy(call)
+    assert ours.dtype == numpys.dtype
+    np.testing.assert_array_equal(ours, numpys)
+
+
+@compiled
+@given(sizes, sizes, seeds)
+@settings(max_examples=300, deadline=None)
+def test_nearest(before: tuple[int, int], size: tuple[int, int], seed: int) -> None:
+    plane = np.random.default_rng(seed).integers(0, 256, (before[0] + 2, before[1] + 2), np.uint8)[1:-1, 1:-1]
+    agree(lambda: kernels.nearest(plane, size))
+
+
+@compiled
+@given(sizes, sizes, st.sampled_from([2, 300, 65535]), seeds)
+@settings(max_examples=500, deadline=None)
+def test_bilinear(before: tuple[int, int], size: tuple[int, int], most: int, seed: int) -> None:
+    plane = np.random.default_rng(seed).integers(1, most, (before[0] + 2, before[1] + 2), np.uint16, endpoint=True)
+    agree(lambda: kernels.bilinear_mm(plane[1:-1, 1:-1], size))
+
+
+@compiled
+@pytest.mark.parametrize("size", [(480, 640), (3024, 4032), (200, 150), (264, 352), (1, 3000)])
+def test_bilinear_at_the_sizes_of_pictures(size: tuple[int, int]) -> None:
+    plane = np.random.default_rng(0).integers(1, 65536, (264, 352), np.uint16)
+    agree(lambda: kernels.bilinear_mm(plane, size))
+
+
+@compiled
+@given(sizes, st.floats(0.001, 1.0), st.floats(-300.0, 300.0), seeds)
+@settings(max_examples=300, deadline=None)
+def test_steps(size: tuple[int, int], per_mm: float, offset: float, seed: int) -> None:
+    depth = np.random.default_rng(seed).integers(0, 65536, size, np.uint16)
+    depth[depth % 7 == 0] = 0
+    agree(lambda: kernels.steps(depth, per_mm, offset))
+
+
+@compiled
+def test_steps_of_every_depth() -> None:
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    agree(lambda: images._depth_steps(every, 0.5, 10.0))
+
+
+@compiled
+@given(sizes, seeds)
+@settings(max_examples=100, deadline=None)
+def test_lookup(size: tuple[int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table, values = rng.integers(0, 65536, 65536, np.uint16), rng.integers(0, 65536, size, np.uint16)
+    agree(lambda: kernels.lookup(table, values))
+
+
+@compiled
+@given(st.integers(1, 20), st.integers(1, 80), st.booleans(), seeds)
+@settings(max_examples=300, deadline=None)
+def test_filter_up(height: int, samples: int, swap: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, above = rng.integers(0, 256, (height, 2 * samples), np.uint8), rng.integers(0, 256, 2 * samples, np.uint8)
+
+    def filtered() -> Any:
+        out = np.zeros((height, 1 + 2 * samples), np.uint8)
+        kernels.filter_up(rows, above, out, swap=swap)
+        return out
+
+    agree(filtered)
+
+
+@compiled
+@given(sizes, st.sampled_from([1, 3, 256]), st.sampled_from([2, 50, 65536]), seeds)
+@settings(max_examples=500, deadline=None)
+def test_by_class(size: tuple[int, int], classes: int, depths: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    outer = (size[0] + 2, size[1] + 2)
+    labels = rng.integers(0, classes, outer, np.uint8)[1:-1, 1:-1]
+    depth = rng.integers(0, depths, outer, np.uint16)[1:-1, 1:-1]
+    ours: ByClass = kernels.by_class(labels, depth)
+    numpys: ByClass = in_numpy(lambda: kernels.by_class(labels, depth))
+    for name in ByClass._fields:
+        np.testing.assert_array_equal(getattr(ours, name), getattr(numpys, name), name)
+
+
+@pytest.mark.parametrize("here", [pytest.param(True, marks=compiled), False])
+def test_by_class_has_what_its_fields_say(here: bool) -> None:
+    labels = np.array([[1, 1, 255], [1, 7, 255]], np.uint8)
+    depth = np.array([[9, 3, 65535], [3, 0, 65535]], np.uint16)
+    found = kernels.by_class(labels, depth) if here else in_numpy(lambda: kernels.by_class(labels, depth))
+    ends = {id_: found.depths[found.first[id_] : found.end[id_]].tolist() for id_ in (0, 1, 7, 255)}
+    assert ends == {0: [], 1: [3, 3, 9], 7: [], 255: [65535, 65535]}
+    assert (found.nearest[1], found.nearest[255]) == (1, 2)
+    assert (found.squares[1], found.squares[7], found.squares[255]) == (99, 0, 2 * 65535**2)
+
+
+@compiled
+@given(sizes, st.sampled_from([1, 3, 256]), seeds)
+@settings(max_examples=300, deadline=None)
+def test_counts(size: tuple[int, int], values: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    plane = rng.integers(0, values, size, np.uint8)
+    rows, columns = rng.integers(0, 20, size[0]), rng.integers(0, 20, size[1])
+    agree(lambda: kernels.counts(plane, rows, columns))
+
+
+@compiled
+def test_what_has_another_type_is_refused() -> None:
+    """And not read as if it had the right one."""
+    plane = np.zeros((4, 4), np.uint16)
+    with pytest.raises(ctypes.ArgumentError):
+        kernels.bilinear_mm(plane.astype(np.int64), (8, 8))  # type: ignore[arg-type]
+    with pytest.raises(ctypes.ArgumentError):
+        kernels.filter_up(plane.view(np.uint8)[:, ::2], np.zeros(4, np.uint8), np.zeros((4, 5), np.uint8), swap=False)
+
+
+def test_answers_are_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    box = images.letterbox((480, 600), [(264, 352)])
+    labels = np.repeat(np.repeat(rng.integers(0, 40, (33, 44), np.uint8), 8, 0), 8, 1)
+    depth = rng.integers(500, 9000, (264, 352), np.uint16)
+
+    def everything() -> list[Any]:
+        mm = images.unfit_depth(depth, box)
+        colors = [(id_, id_, id_) for id_ in range(40)]
+        return [
+            images.mask_png(images.unfit_nearest(labels, box), colors),
+            images.depth_png(mm),
+            images.depth_color_png(mm, 0.5, 10.0),
+            measures.pixels_of(labels, box),
+        ]
+
+    assert everything() == in_numpy(everything)
+
+
+def test_a_library_of_another_source_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tmp_path / "kernels.c"
+    changed.write_bytes(kernels.SOURCE.read_bytes() + b"\n")
+    monkeypatch.setattr(kernels, "SOURCE", changed)
+    assert kernels._load() is None
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "absent.so")
+    assert kernels._load() is None
+
+
+# --- how it is compiled ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "service").mkdir()
+    shutil.copy(kernels.SOURCE, tmp_path / hatch_build.SOURCE)
+    return tmp_path
+
+
+def build(project: Path) -> dict[str, Any]:
+    """What the hook says of the wheel."""
+    hook = hatch_build.CustomBuildHook(str(project), {}, None, None, str(project), "wheel", Application())  # type: ignore[arg-type]
+    data: dict[str, Any] = {"artifacts": [], "pure_python": True}
+    hook.initialize("editable", data)
+    return data
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_build_compiles_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "cc -Wall -Wextra -Werror")
+    data = build(project)
+    assert data["artifacts"] == [hatch_build.LIBRARY] and data["tag"].startswith("py3-none-")
+    assert not data["pure_python"]
+    monkeypatch.setattr(kernels, "LIBRARY", project / hatch_build.LIBRARY)
+    assert kernels._load() is not None
+    assert sorted(path.name for path in (project / "service").iterdir()) == ["_kernels.so", "kernels.c"]
+
+
+def test_without_a_compiler_the_build_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = project / hatch_build.LIBRARY
+    old.write_bytes(b"of an older source")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(project))
+    data = build(project)
+    assert data == {"artifacts": [], "pure_python": True}
+    assert not old.exists()
+    assert "NumPy takes its place" in capsys.readouterr().err
+
+
+def test_a_compiler_that_was_asked_for_has_to_work(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler -O2")
+    with pytest.raises(FileNotFoundError, match="no-such-compiler"):
+        build(project)
