@@ -375,7 +375,9 @@ def test_make_serve_asks_for_the_device_of_its_runtime(
     """Where the settings do not say which. The command is one that prints it."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("pyproject.toml", "constraints.txt", ".venv/bin/python", f".venv/installed-{runtime}"):
+    (tmp_path / "service").mkdir()
+    needed = ("pyproject.toml", "constraints.txt", "hatch_build.py", "service/kernels.c", ".venv/bin/python")
+    for name in (*needed, f".venv/installed-{runtime}"):
         (tmp_path / name).touch()
     command = tmp_path / ".venv" / "bin" / "segdepth"
     command.write_text('#!/bin/sh\necho "$@" on $SEGDEPTH_DEVICE\n')
