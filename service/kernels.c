@@ -1,5 +1,5 @@
 /* Loops over pixels that NumPy would do in many passes: service/kernels.py says what each gives, has the same in NumPy,
-   and checks every shape, type and index before it calls. Plain C without Python's headers: one file for all versions.
+   and checks types and shapes before it calls. Plain C without Python's headers: one file for all versions.
 
    Floating point is to the bit that of NumPy: each product and each sum is rounded, so no fused multiply-add
    (-ffp-contract=off). */

@@ -31,13 +31,14 @@ def _load() -> Any:
     """The compiled loops, or None where they are not there, or are of another source than the one beside them."""
     try:
         library = ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest().encode()
+        known = (ctypes.c_char * len(digest)).in_dll(library, "segdepth_source").raw == digest
+    except (OSError, ValueError):
         return None
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest().encode()
-    if (ctypes.c_char * len(digest)).in_dll(library, "segdepth_source").raw != digest:
+    if not known:
         return None
 
-    # They check what they are given: type, contiguity, and that what is written to is writable.
+    # They check type, contiguity, and that what is written to is writable. Sizes are for the functions below.
     def read(dtype: Any) -> Any:
         return ndpointer(dtype, flags="C_CONTIGUOUS")
 
@@ -66,6 +67,12 @@ compiled = _load()
 T = TypeVar("T", bound=np.generic)
 
 
+def _require(fits: bool) -> None:
+    """Raises ValueError. The compiled loops would read or write elsewhere, and NumPy broadcast."""
+    if not fits:
+        raise ValueError("the shapes do not fit each other")
+
+
 def nearest_of(size: int, before: int) -> NDArray[np.intp]:
     """Of each of `size` pixels, that of `before` in which its middle lies: floor((y + 1/2) before / size)."""
     return (2 * np.arange(size) + 1) * before // (2 * size)
@@ -73,6 +80,7 @@ def nearest_of(size: int, before: int) -> NDArray[np.intp]:
 
 def nearest(plane: NDArray[T], size: Size) -> NDArray[T]:
     """[h, w] -> [H, W], by nearest neighbour."""
+    _require(plane.ndim == 2 and plane.size > 0)
     if plane.shape == size:
         return np.ascontiguousarray(plane)
     rows, columns = nearest_of(size[0], plane.shape[0]), nearest_of(size[1], plane.shape[1])
@@ -95,6 +103,7 @@ def bilinear_mm(plane: UInt16, size: Size) -> UInt16:
     Raises:
         MemoryError: there is none for two rows.
     """
+    _require(plane.ndim == 2 and plane.size > 0)
     out = np.empty(size, np.uint16)
     if compiled:
         (height, width), (rows, columns) = size, plane.shape
@@ -153,6 +162,7 @@ def _before(size: int, before: int) -> tuple[NDArray[np.intp], NDArray[np.float3
 
 def lookup(table: UInt16, values: UInt16) -> UInt16:
     """What a table, [65536], has for each value, uint16 of any shape."""
+    _require(table.shape == (65536,))
     if compiled:
         out = np.empty(values.shape, np.uint16)
         compiled.segdepth_lookup(table, np.ascontiguousarray(values), values.size, out)
@@ -185,6 +195,7 @@ def filter_up(rows: UInt8, above: UInt8, out: UInt8, *, swap: bool) -> None:
         above: the row before them, [B].
         swap: samples are two bytes, of which the second is to be first.
     """
+    _require(out.shape == (len(rows), 1 + len(above)) and rows.shape == (len(rows), len(above)))
     if compiled:
         compiled.segdepth_filter_up(above, rows, *rows.shape, swap, out)
         return
@@ -213,6 +224,7 @@ class ByClass(NamedTuple):
 
 def by_class(labels: UInt8, depth: UInt16) -> ByClass:
     """Order the depths of a picture, both [h, w], by class."""
+    _require(labels.shape == depth.shape)
     # NumPy sorts 32 bits with vector instructions, as fast as anything counts them.
     ordered = np.sort(np.left_shift(labels, 16, dtype=np.uint32) | depth, axis=None)
     depths = ordered.astype(np.uint16)
@@ -237,6 +249,7 @@ def by_class(labels: UInt8, depth: UInt16) -> ByClass:
 def counts(values: UInt8, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.int64]:
     """[256]: how often each value occurs in [h, w], where a pixel counts as often as its row, of [h], times its column,
     of [w], do."""
+    _require(values.shape == (len(rows), len(columns)))
     if compiled:
         found = np.empty(256, np.int64)
         compiled.segdepth_counts(np.ascontiguousarray(values), rows, len(rows), columns, len(columns), found)

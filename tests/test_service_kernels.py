@@ -144,6 +144,27 @@ def test_what_has_another_type_is_refused() -> None:
         kernels.filter_up(plane.view(np.uint8)[:, ::2], np.zeros(4, np.uint8), np.zeros((4, 5), np.uint8), swap=False)
 
 
+@pytest.mark.parametrize("here", [pytest.param(True, marks=compiled), False])
+def test_shapes_that_do_not_fit_are_refused(here: bool) -> None:
+    """And nothing is read or written behind an end."""
+    u8, u16 = np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint16)
+    index, row, out = np.ones(4, np.intp), np.zeros(6, np.uint8), np.zeros((4, 7), np.uint8)
+    calls: list[Callable[[], object]] = [
+        lambda: kernels.nearest(u8[:0], (8, 8)),
+        lambda: kernels.nearest(u8[0], (8, 8)),  # type: ignore[arg-type]
+        lambda: kernels.bilinear_mm(u16[:, :0], (8, 8)),
+        lambda: kernels.lookup(np.zeros(256, np.uint16), u16),
+        lambda: kernels.filter_up(u8, row[:5], out, swap=False),
+        lambda: kernels.filter_up(u8, row, out[:3], swap=False),
+        lambda: kernels.filter_up(u8, row, out[:, 1:], swap=False),
+        lambda: kernels.by_class(u8, u16[:3]),
+        lambda: kernels.counts(u8, index, index),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="do not fit"):
+            call() if here else in_numpy(call)
+
+
 def test_answers_are_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     box = images.letterbox((480, 600), [(264, 352)])
