@@ -1,7 +1,8 @@
 """Compiles service/kernels.c while the project is built or installed, into the library that service/kernels.py loads.
 
 The compiler is `CC`, by default `cc`. Without one the project is installed all the same, and takes NumPy for these
-loops; where `CC` was given, it has to work.
+loops; where `CC` was given, it has to work. A wheel gets the library without a change of the source tree; for an
+editable installation it is put beside its source.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
-import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import platform_tags
 
 SOURCE = "service/kernels.c"
 LIBRARY = "service/_kernels.so"
@@ -26,22 +29,32 @@ class CustomBuildHook(BuildHookInterface[Any]):
     """Before a wheel, also one for an editable installation, is put together."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        root = Path(self.root)
-        # Linked beside it and moved: a server that runs goes on with the file that it has.
-        made = root / f"{LIBRARY}.{os.getpid()}"
-        digest = hashlib.sha256((root / SOURCE).read_bytes()).hexdigest()
-        options = [*OPTIONS, f'-DSOURCE="{digest}"', str(root / SOURCE), "-o", str(made)]
-        command = [*shlex.split(os.environ.get("CC") or "cc"), *options]
+        self._folder = Path(tempfile.mkdtemp(prefix="segdepth-build-"))
+        made, place = self._folder / "kernels.so", Path(self.root) / LIBRARY
         try:
-            subprocess.run(command, check=True)
+            self._compile(made)
+            if version == "editable":
+                # Moved when it is whole: a server that runs goes on with the file that it has.
+                beside = place.with_name(f"{place.name}.{self._folder.name}")
+                shutil.copy(made, beside)
+                beside.replace(place)
         except (OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("CC"):
-                raise
+                raise SystemExit(f"{SOURCE} cannot be compiled by CC={os.environ['CC']}: {error}") from None
             self.app.display_warning(f"{SOURCE} was not compiled, NumPy takes its place: {error}")
-            (root / LIBRARY).unlink(missing_ok=True)  # Of an older source.
             return
-        made.replace(root / LIBRARY)
-        # The library knows nothing of Python, so one wheel is for every version.
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-        build_data["artifacts"].append(LIBRARY)
+        if version != "editable":
+            build_data["force_include"][str(made)] = LIBRARY
+            # The library knows nothing of Python, so one wheel is for every version.
+            build_data["pure_python"] = False
+            own = next(tag for tag in platform_tags() if not tag.startswith(("manylinux", "musllinux")))
+            build_data["tag"] = f"py3-none-{own}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _compile(self, made: Path) -> None:
+        source = Path(self.root) / SOURCE
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        command = [*shlex.split(os.environ.get("CC") or "cc"), *OPTIONS, f'-DSOURCE="{digest}"', str(source)]
+        subprocess.run([*command, "-o", str(made)], check=True)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import images
+from service import images, kernels
 from service.engine import OnnxEngine
 from service.settings import BUNDLED_MODEL
 
@@ -153,6 +153,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
+        "loops": "compiled" if kernels.compiled else "NumPy",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
@@ -177,7 +178,8 @@ def publish(out: Path | None, results: dict[str, Any], markdown: str) -> None:
     """Print the Markdown; with `out`, write it to `out`.md and the figures to `out`.json."""
     on = results["machine"]
     where = (
-        f"{on['cores']} cores of {on['cpu']}, Python {on['python']}, {on['date']}, load before {on['load_before']:.1f}"
+        f"{on['cores']} cores of {on['cpu']}, Python {on['python']}, loops over pixels {on['loops']}, {on['date']}, "
+        f"load before {on['load_before']:.1f}"
     )
     markdown = f"{markdown}\n\n{where}\n"
     print(markdown)

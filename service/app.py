@@ -13,7 +13,7 @@ from functools import partial
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service import errors, oip, operations
+from service import errors, kernels, oip, operations
 from service.admission import RefuseEarly
 from service.auth import ApiKeys, RequireKey
 from service.devices import onnx_source
@@ -48,6 +48,8 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     metrics = Metrics()
     models = Models(chosen, source or partial(onnx_source, chosen), metrics, _end_process)
 
+    if kernels.compiled is None:
+        log.info("loops over pixels are NumPy's, several times as slow: %s", kernels.why_not)
     traces = tracing()
     keys = ApiKeys(chosen.api_keys_file) if chosen.api_keys_file else None
     if ignored := kubernetes_variables():

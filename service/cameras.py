@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image
 
-from service import kernels
 from service.arrays import Size, UInt16
 from service.errors import InvalidRequest
 from service.images import INVALID_DEPTH, Letterbox, sniff
@@ -232,7 +231,7 @@ def metric_depth(depth: UInt16, camera: Camera, box: Letterbox, focal_px: float 
     if focal_px is None:
         return depth
     scale = min(box.canvas[0] / box.size[0], box.canvas[1] / (box.size[1] * camera.stretch))
-    return kernels.lookup(_times(camera.fx * camera.stretch * scale / focal_px), depth)
+    return _times(camera.fx * camera.stretch * scale / focal_px).take(depth)
 
 
 @lru_cache(maxsize=16)  # Most requests come from few cameras.

@@ -94,7 +94,7 @@ def _packages() -> Iterator[Finding]:
     if png.isal_zlib is None:  # There are no wheels for every machine.
         yield "note", "packages", "isal is not installed: zlib deflates the answers' PNGs, several times as slowly"
     if kernels.compiled is None:
-        yield "note", "packages", "service/kernels.c is not compiled: install segdepth where there is a C compiler"
+        yield "note", "packages", f"loops over pixels are NumPy's, several times as slow: {kernels.why_not}"
     yield "ok", "packages", ", ".join([*found, f"onnxruntime {onnxruntime.__version__}"])
 
 

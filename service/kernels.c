@@ -20,23 +20,22 @@ const char segdepth_source[] = SOURCE;
 #define WIDE_VECTORS
 #endif
 
-/* One row of the source at the columns of the result, rounded. `padded` has room for it and one more. */
+/* One row of the source at the columns of the result, rounded. `padded` has room for it and one more, `next` for a row
+   of the result. */
 WIDE_VECTORS
 static void widen(const uint16_t *row, ptrdiff_t columns, const ptrdiff_t *left, const float *across, ptrdiff_t width,
-                  float *padded, float *out)
+                  float *padded, float *next, float *out)
 {
     for (ptrdiff_t x = 0; x < columns; x++)
         padded[x] = row[x];
-    padded[columns] = padded[columns - 1];
-    const float *next = padded + 1;
-    float *step = padded + columns + 1;
+    padded[columns] = padded[columns - 1]; /* Its weight is always 0; what is not set might be no number. */
+    /* Apart from the arithmetic, which then is done in vectors. */
     for (ptrdiff_t x = 0; x < width; x++) {
-        ptrdiff_t i = left[x];
-        out[x] = padded[i];
-        step[x] = next[i];
+        out[x] = padded[left[x]];
+        next[x] = padded[left[x] + 1];
     }
     for (ptrdiff_t x = 0; x < width; x++)
-        out[x] = (float)(int32_t)((step[x] - out[x]) * across[x] + out[x] + 0.5f);
+        out[x] = (float)(int32_t)((next[x] - out[x]) * across[x] + out[x] + 0.5f);
 }
 
 WIDE_VECTORS
@@ -51,10 +50,11 @@ int segdepth_bilinear(const uint16_t *source, ptrdiff_t rows, ptrdiff_t columns,
                       const float *down, ptrdiff_t height, const ptrdiff_t *left, const float *across, ptrdiff_t width,
                       uint16_t *out)
 {
-    float *above = malloc((size_t)(3 * width + columns + 1) * sizeof(float));
-    if (!above)
+    float *memory = malloc((size_t)(3 * width + columns + 1) * sizeof(float));
+    if (!memory)
         return -1;
-    float *memory = above, *below = above + width, *padded = below + width;
+    float *above = memory, *below = above + width, *next = below + width, *padded = next + width;
+    /* Rows of the source are widened once: results lie between the same two several times, and then go down by one. */
     ptrdiff_t has_above = -1, has_below = -1;
     for (ptrdiff_t y = 0; y < height; y++) {
         ptrdiff_t i = first[y], j = i + (i + 1 < rows);
@@ -65,39 +65,18 @@ int segdepth_bilinear(const uint16_t *source, ptrdiff_t rows, ptrdiff_t columns,
                 below = swapped;
                 has_below = has_above;
             } else {
-                widen(source + i * columns, columns, left, across, width, padded, above);
+                widen(source + i * columns, columns, left, across, width, padded, next, above);
             }
             has_above = i;
         }
         if (has_below != j) {
-            widen(source + j * columns, columns, left, across, width, padded, below);
+            widen(source + j * columns, columns, left, across, width, padded, next, below);
             has_below = j;
         }
         mix(above, below, down[y], width, out + y * width);
     }
     free(memory);
     return 0;
-}
-
-/* uint8 [rows, columns] -> [height, width], by the row and the column that each of the result has. */
-void segdepth_nearest(const uint8_t *source, ptrdiff_t columns, const ptrdiff_t *row, ptrdiff_t height,
-                      const ptrdiff_t *column, ptrdiff_t width, uint8_t *out)
-{
-    for (ptrdiff_t y = 0; y < height; y++, out += width) {
-        if (y > 0 && row[y] == row[y - 1]) {
-            memcpy(out, out - width, (size_t)width);
-            continue;
-        }
-        const uint8_t *from = source + row[y] * columns;
-        for (ptrdiff_t x = 0; x < width; x++)
-            out[x] = from[column[x]];
-    }
-}
-
-void segdepth_lookup(const uint16_t *table, const uint16_t *values, ptrdiff_t n, uint16_t *out)
-{
-    for (ptrdiff_t i = 0; i < n; i++)
-        out[i] = table[values[i]];
 }
 
 WIDE_VECTORS

@@ -1,6 +1,6 @@
-"""Loops over pixels: in C where the project's build found a compiler (`kernels.c`), else in NumPy, three times as slow.
+"""Loops over pixels: in C where the project's build found a compiler (`kernels.c`), else in NumPy, which is slower.
 
-Both give the same, to the bit. In C nothing holds Python's lock, so that others go on meanwhile.
+Both give the same, to the bit, and refuse the same. In C nothing holds Python's lock, so that others go on meanwhile.
 """
 
 from __future__ import annotations
@@ -27,16 +27,8 @@ UP = 2
 IDS = np.arange(256, dtype=np.uint32)
 
 
-def _load() -> Any:
-    """The compiled loops, or None where they are not there, or are of another source than the one beside them."""
-    try:
-        library = ctypes.CDLL(str(LIBRARY))
-        digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest().encode()
-        known = (ctypes.c_char * len(digest)).in_dll(library, "segdepth_source").raw == digest
-    except (OSError, ValueError):
-        return None
-    if not known:
-        return None
+def _load() -> tuple[Any, str]:
+    """The compiled loops; or None, and why they are not there."""
 
     # They check type, contiguity, and that what is written to is writable. Sizes are for the functions below.
     def read(dtype: Any) -> Any:
@@ -47,30 +39,37 @@ def _load() -> Any:
 
     size, u8, u16, f32, index = ctypes.c_ssize_t, read(np.uint8), read(np.uint16), read(np.float32), read(np.intp)
     to_u8, to_u16, to_index, to_i64 = write(np.uint8), write(np.uint16), write(np.intp), write(np.int64)
-    for name, arguments in {
-        "bilinear": (u16, size, size, index, f32, size, index, f32, size, to_u16),
-        "nearest": (u8, size, index, size, index, size, to_u8),
-        "lookup": (u16, u16, size, to_u16),
-        "steps": (u16, size, ctypes.c_float, ctypes.c_float, to_u8),
-        "filter_up": (u8, u8, size, size, ctypes.c_int, to_u8),
-        "summarize": (u8, u16, size, to_index, to_i64),
-        "counts": (u8, index, size, index, size, to_i64),
-    }.items():
-        function = getattr(library, f"segdepth_{name}")
-        function.argtypes = arguments
-        function.restype = ctypes.c_int if name == "bilinear" else None
-    return library
+    if not LIBRARY.exists():
+        return None, "there was no C compiler when segdepth was installed"
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest().encode()
+        if (ctypes.c_char * len(digest)).in_dll(library, "segdepth_source").raw != digest:
+            return None, "service/kernels.c has changed since segdepth was installed"
+        for name, arguments in {
+            "bilinear": (u16, size, size, index, f32, size, index, f32, size, to_u16),
+            "steps": (u16, size, ctypes.c_float, ctypes.c_float, to_u8),
+            "filter_up": (u8, u8, size, size, ctypes.c_int, to_u8),
+            "summarize": (u8, u16, size, to_index, to_i64),
+            "counts": (u8, index, size, index, size, to_i64),
+        }.items():
+            function = getattr(library, f"segdepth_{name}")
+            function.argtypes = arguments
+            function.restype = ctypes.c_int if name == "bilinear" else None
+    except (OSError, ValueError, AttributeError) as error:
+        return None, f"{LIBRARY.name} cannot be loaded: {error}"
+    return library, ""
 
 
-compiled = _load()
+compiled, why_not = _load()
 
 T = TypeVar("T", bound=np.generic)
 
 
 def _require(fits: bool) -> None:
-    """Raises ValueError. The compiled loops would read or write elsewhere, and NumPy broadcast."""
+    """Raises ValueError. The compiled loops would read or write elsewhere, and NumPy broadcast or convert."""
     if not fits:
-        raise ValueError("the shapes do not fit each other")
+        raise ValueError("the shapes or types do not fit each other")
 
 
 def nearest_of(size: int, before: int) -> NDArray[np.intp]:
@@ -80,14 +79,9 @@ def nearest_of(size: int, before: int) -> NDArray[np.intp]:
 
 def nearest(plane: NDArray[T], size: Size) -> NDArray[T]:
     """[h, w] -> [H, W], by nearest neighbour."""
-    _require(plane.ndim == 2 and plane.size > 0)
     if plane.shape == size:
         return np.ascontiguousarray(plane)
     rows, columns = nearest_of(size[0], plane.shape[0]), nearest_of(size[1], plane.shape[1])
-    if compiled and plane.dtype == np.uint8:
-        out = np.empty(size, plane.dtype)
-        compiled.segdepth_nearest(np.ascontiguousarray(plane), plane.shape[1], rows, size[0], columns, size[1], out)
-        return out
     # Columns first, while there are few rows; whole rows are then copied at the speed of memory.
     taken: NDArray[T] = plane.take(columns, axis=1).take(rows, axis=0)
     return taken
@@ -103,12 +97,12 @@ def bilinear_mm(plane: UInt16, size: Size) -> UInt16:
     Raises:
         MemoryError: there is none for two rows.
     """
-    _require(plane.ndim == 2 and plane.size > 0)
+    _require(plane.ndim == 2 and plane.dtype == np.uint16 and plane.size > 0 and min(size) > 0)
     out = np.empty(size, np.uint16)
     if compiled:
         (height, width), (rows, columns) = size, plane.shape
-        above, down = _before(height, rows)
-        left, across = _before(width, columns)
+        above, down = _neighbours(height, rows)
+        left, across = _neighbours(width, columns)
         plane = np.ascontiguousarray(plane)
         if compiled.segdepth_bilinear(plane, rows, columns, above, down, height, left, across, width, out):
             raise MemoryError
@@ -119,14 +113,14 @@ def bilinear_mm(plane: UInt16, size: Size) -> UInt16:
 
 
 def bilinear(plane: NDArray[Any], size: Size, *, whole: bool = False) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """[h, w] -> float32 [H, W], some rows at a time, which are good until the next are asked for.
+    """[h, w] -> float32 [H, W] in NumPy, some rows at a time, which are good until the next are asked for.
 
     Args:
         whole: as `bilinear_mm` has it; a half is added to what is given, for whoever cuts that off.
     """
     (height, width), (rows, columns) = size, plane.shape
-    left, across = _before(width, columns)
-    above, down = _before(height, rows)
+    left, across = _neighbours(width, columns)
+    above, down = _neighbours(height, rows)
     down = down[:, None]
     # The last row and column are repeated, so that each pixel has one before and one behind it.
     source = np.pad(plane, ((0, 1), (0, 1)), mode="edge").astype(np.float32)
@@ -152,7 +146,7 @@ def bilinear(plane: NDArray[Any], size: Size, *, whole: bool = False) -> Iterato
         yield part, out[:n]
 
 
-def _before(size: int, before: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+def _neighbours(size: int, before: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Of each of `size` pixels, whose middles lie evenly in `before` ones: the one before it, and how far it is on the
     way to the next, 0 to 1."""
     middle = ((2 * np.arange(size) + 1) * before / (2 * size) - 0.5).clip(0, before - 1)
@@ -160,19 +154,10 @@ def _before(size: int, before: int) -> tuple[NDArray[np.intp], NDArray[np.float3
     return first, (middle - first).astype(np.float32)
 
 
-def lookup(table: UInt16, values: UInt16) -> UInt16:
-    """What a table, [65536], has for each value, uint16 of any shape."""
-    _require(table.shape == (65536,))
-    if compiled:
-        out = np.empty(values.shape, np.uint16)
-        compiled.segdepth_lookup(table, np.ascontiguousarray(values), values.size, out)
-        return out
-    return table.take(values)
-
-
 def steps(depth: UInt16, per_mm: float, offset: float) -> UInt8:
     """The step of every depth above 0, uint8 of the same shape [H, W]: depth * per_mm + offset in float32, rounded
     down, at least 1 and at most 255. 0 stays 0."""
+    _require(depth.ndim == 2 and depth.dtype == np.uint16 and depth.size > 0)
     found = np.empty(depth.shape, np.uint8)
     if compiled:
         compiled.segdepth_steps(np.ascontiguousarray(depth), depth.size, per_mm, offset, found)
@@ -195,7 +180,8 @@ def filter_up(rows: UInt8, above: UInt8, out: UInt8, *, swap: bool) -> None:
         above: the row before them, [B].
         swap: samples are two bytes, of which the second is to be first.
     """
-    _require(out.shape == (len(rows), 1 + len(above)) and rows.shape == (len(rows), len(above)))
+    _require(len(rows) > 0 and rows.shape == (len(rows), len(above)) and out.shape == (len(rows), 1 + len(above)))
+    _require(not swap or len(above) % 2 == 0)
     if compiled:
         compiled.segdepth_filter_up(above, rows, *rows.shape, swap, out)
         return
@@ -224,7 +210,7 @@ class ByClass(NamedTuple):
 
 def by_class(labels: UInt8, depth: UInt16) -> ByClass:
     """Order the depths of a picture, both [h, w], by class."""
-    _require(labels.shape == depth.shape)
+    _require(labels.shape == depth.shape and labels.dtype == np.uint8 and depth.dtype == np.uint16)
     # NumPy sorts 32 bits with vector instructions, as fast as anything counts them.
     ordered = np.sort(np.left_shift(labels, 16, dtype=np.uint32) | depth, axis=None)
     depths = ordered.astype(np.uint16)
@@ -249,7 +235,7 @@ def by_class(labels: UInt8, depth: UInt16) -> ByClass:
 def counts(values: UInt8, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.int64]:
     """[256]: how often each value occurs in [h, w], where a pixel counts as often as its row, of [h], times its column,
     of [w], do."""
-    _require(values.shape == (len(rows), len(columns)))
+    _require(values.dtype == np.uint8 and values.shape == (*rows.shape, *columns.shape))
     if compiled:
         found = np.empty(256, np.int64)
         compiled.segdepth_counts(np.ascontiguousarray(values), rows, len(rows), columns, len(columns), found)

@@ -325,7 +325,17 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("name", [*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *DOCUMENTS,
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "examples/README.md",
+        "benchmarks/RESULTS.md",
+        "benchmarks/reproduce/README.md",
+    ],
+)
 def test_every_link_leads_somewhere(name: str) -> None:
     text = re.sub(r"(?ms)^ *```.*?^ *```$", "", (ROOT / name).read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

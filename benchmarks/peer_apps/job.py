@@ -3,10 +3,10 @@
 A picture comes in, and JSON goes out: the mask as a palette PNG, the depth as a 16-bit PNG and as a coloured PNG, all
 of the picture's size and in base64, and for each class its pixels and its median depth.
 
-`PillowCodecs` does it as a tutorial would, `OurCodecs` with the functions of `service/images.py`. The environment
-chooses: `PEER_CODECS` is `pillow` or `ours`, `PEER_MODEL` is an ONNX file, or `free` for answers that cost nothing,
-`PEER_THREADS` are those of the network, `PEER_WORKERS` the processes that have one, where a server has such, and
-`PEER_BATCH` is the most pictures at once.
+`PillowCodecs` does it as a tutorial would, `OurCodecs` with the functions of `service/images.py`, and takes the figures
+of classes at the size of the canvas, as the service does. The environment chooses: `PEER_CODECS` is `pillow` or `ours`,
+`PEER_MODEL` is an ONNX file, or `free` for answers that cost nothing, `PEER_THREADS` are those of the network,
+`PEER_WORKERS` the processes that have one, where a server has such, and `PEER_BATCH` is the most pictures at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import base64
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from benchmarks.common import maps
 from service import images
 from service.card import METADATA_KEY
 from service.engine import read_card
+from service.measures import pixels_of
 from service.settings import BUNDLED_MODEL
 
 BATCH = int(os.environ.get("PEER_BATCH", "8"))
@@ -57,11 +59,10 @@ class Model:
 
 
 class FreeModel:
-    """Always the same maps, already made."""
-
-    sizes = ((240, 320), (320, 240))
+    """Always the same maps, already made, of the sizes that the bundled model has."""
 
     def __init__(self) -> None:
+        self.sizes = read_card(BUNDLED_MODEL).input.sizes
         self._maps = {size: maps(size[1], size[0]) for size in self.sizes}
 
     def __call__(self, pictures: Canvas) -> list[Maps]:
@@ -95,8 +96,9 @@ class PillowCodecs:
         depth = np.asarray(Image.fromarray(maps[1]).resize(size, Image.Resampling.BILINEAR))
         mask = Image.fromarray(labels)
         mask.putpalette([channel for color in COLORS for channel in color])
+        classes = classes_of(labels, depth, np.bincount(labels.ravel(), minlength=256))
         return answer(
-            labels, depth, _saved(mask), _saved(Image.fromarray(depth)), _saved(Image.fromarray(_RAMP[depth]))
+            size, classes, _saved(mask), _saved(Image.fromarray(depth)), _saved(Image.fromarray(_RAMP[depth]))
         )
 
 
@@ -112,23 +114,32 @@ class OurCodecs:
 
     def encode(self, maps: Maps, box: Any) -> dict[str, Any]:
         labels, depth = images.unfit_nearest(maps[0], box), images.unfit_depth(maps[1], box)
+        classes = classes_of(images.inside(maps[0], box), images.inside(maps[1], box), pixels_of(maps[0], box))
         color = images.depth_color_png(depth, 0.5, 10.0)
-        return answer(labels, depth, images.mask_png(labels, COLORS), images.depth_png(depth), color)
+        return answer(box.size[::-1], classes, images.mask_png(labels, COLORS), images.depth_png(depth), color)
 
 
 def load_codecs() -> Any:
     return OurCodecs() if os.environ["PEER_CODECS"] == "ours" else PillowCodecs()
 
 
-def answer(labels: Canvas, depth: NDArray[np.uint16], mask: bytes, depth_png: bytes, color: bytes) -> dict[str, Any]:
-    classes = []
-    for id_ in np.unique(labels):
-        of_class = depth[labels == id_]
-        classes.append({"id": int(id_), "pixels": of_class.size, "median_depth_m": float(np.median(of_class)) / 1000})
-    files = {"mask_png": mask, "depth_png": depth_png, "color_png": color}
+def classes_of(labels: Canvas, depth: NDArray[np.uint16], pixels: Sequence[int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": int(id_),
+            "pixels": int(pixels[id_]),
+            "median_depth_m": float(np.median(depth[labels == id_])) / 1000,
+        }
+        for id_ in np.unique(labels)
+    ]
+
+
+def answer(size: tuple[int, int], classes: list[Any], mask: bytes, depth: bytes, color: bytes) -> dict[str, Any]:
+    """Of a size (width, height)."""
+    files = {"mask_png": mask, "depth_png": depth, "color_png": color}
     return {
-        "width": labels.shape[1],
-        "height": labels.shape[0],
+        "width": size[0],
+        "height": size[1],
         "classes": classes,
         **{name: base64.b64encode(data).decode() for name, data in files.items()},
     }

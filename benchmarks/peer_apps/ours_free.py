@@ -24,9 +24,8 @@ class FreeEngine:
     max_batch = 8
 
     def __init__(self) -> None:
-        card = read_card(BUNDLED_MODEL)
+        self.card = read_card(BUNDLED_MODEL)
         self._model = FreeModel()
-        self.card = card.model_copy(update={"input": card.input.model_copy(update={"sizes": list(self._model.sizes)})})
         self._confidence = {size: np.full(size, 200, np.uint8) for size in self._model.sizes}
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
