@@ -332,7 +332,7 @@ def read_evaluation(path: Path, saturations: Collection[float]) -> dict[str, Any
             raise ExportError(f"{path}: measured at saturation {seen}, which is not that of the exported network")
         return {key: found[key] for key in ("data", "split", "protocol", "values")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{path}: not what evaluate.py --json writes ({error!r})") from None
+        raise ExportError(f"{path}: not what evaluate.py --json writes ({type(error).__name__}: {error})") from None
 
 
 def make_card(
@@ -541,9 +541,9 @@ class Quantization:
         found = measure(full, file, self.measured)
         if found["miou_loss"] > args.max_miou_loss or found["rmse_loss"] > args.max_rmse_loss:
             raise QuantizationError(
-                f"int8 loses {100 * found['miou_loss']:.2f} points of mIoU (bound {100 * args.max_miou_loss:g}) and "
-                f"{found['rmse_loss']:.2%} of rmse (bound {args.max_rmse_loss:.2%}) on {found['data']} "
-                f"{found['split']}; nothing was written"
+                f"in int8 mIoU changes by {-100 * found['miou_loss']:+.2f} points (--max-miou-loss allows "
+                f"{-100 * args.max_miou_loss:+g}) and rmse by {found['rmse_loss']:+.2%} (--max-rmse-loss allows "
+                f"{args.max_rmse_loss:+.2%}) on {found['data']} {found['split']}; nothing was written"
             )
         calibration = {"calibration_split": args.calibration_split, "calibration_pictures": args.calibration_pictures}
         return proto, card | {"agreement": {"reference": "ONNX Runtime fp32", **calibration, **found}}

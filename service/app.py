@@ -19,7 +19,7 @@ from service.auth import ApiKeys, RequireKey
 from service.devices import onnx_source
 from service.errors import StartupError
 from service.metrics import Metrics
-from service.middleware import Observe
+from service.middleware import HeadAsGet, Observe
 from service.models import Models, Source
 from service.operations import reload_on_sighup
 from service.routes import router
@@ -98,6 +98,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID", oip.HEADER_LENGTH],
         )
     app.add_middleware(Observe, metrics=metrics, tracing=traces)
+    app.add_middleware(HeadAsGet)
     errors.install(app)
     return app
 

@@ -201,9 +201,9 @@ async def _by_server(arguments: argparse.Namespace, query: Mapping[str, Any]) ->
         try:
             key = arguments.api_key_file.read_text(encoding="ascii").strip()
         except OSError as error:
-            raise StartupError(f"cannot read {arguments.api_key_file}: {error.strerror}") from None
+            raise UsageError(f"cannot read {arguments.api_key_file}: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise StartupError(f"there is no API key in {arguments.api_key_file}: it is not ASCII") from None
+            raise UsageError(f"there is no API key in {arguments.api_key_file}: it is not ASCII") from None
     timeout_s = 120.0 if arguments.timeout is None else arguments.timeout
     try:
         asking = AsyncClient(arguments.url, api_key=key, timeout_s=timeout_s, retries=RETRIES)
@@ -428,5 +428,6 @@ class Progress:
         if reason:
             lines.append(f"segdepth: {reason}")
         if reason or stopped:
-            lines.append("stopped before the end; the same command goes on from here")
+            goes_on = "; the same command goes on from here" if self.done else ""
+            lines.append(f"stopped before the end{goes_on}")
         print("\n".join(lines), file=self._stream, flush=True)

@@ -126,7 +126,7 @@ def camera_of(upload: bytes, size: Size, given: Given) -> Camera:
         if not low <= given.hfov <= high:
             raise InvalidRequest(
                 f"A field of view of {given.hfov:g} degrees is impossible for a picture of {width} x {height}; it must "
-                f"be between {low:.3g} and {high:.4g} degrees."
+                f"be between {max(low, HFOV_RANGE[0]):.3g} and {min(high, HFOV_RANGE[1]):.4g} degrees."
             )
         return Camera(focal, focal, cx, cy, "request")
     if given.fx is not None:

@@ -100,7 +100,7 @@ def _packages() -> Iterator[Finding]:
 
 def _gpu(provider: str, kind: str, wanted: Sequence[int] = ()) -> Iterator[Finding]:
     if provider not in onnxruntime.get_available_providers():
-        install = ": install segdepth[gpu] instead of segdepth[cpu]" if provider == CUDA else ""
+        install = ": `make serve RUNTIME=gpu` installs the one for CUDA (docs/gpu.md)" if provider == CUDA else ""
         yield "FAIL", kind, f"this onnxruntime is built without {provider}{install}"
     yield "note", kind, f"onnxruntime {onnxruntime.__version__} needs {needs(provider)}"
     absent = missing(provider)

@@ -188,7 +188,7 @@ def require_placement(session: Any, provider: str, name: str) -> None:
 def _require(provider: str, name: str) -> None:
     if provider not in onnxruntime.get_available_providers():
         without = "TensorRT" if provider == TENSORRT and CUDA in onnxruntime.get_available_providers() else "CUDA"
-        install = "" if without == "TensorRT" else ": install segdepth[gpu] instead of segdepth[cpu]"
+        install = "" if without == "TensorRT" else ": `make serve RUNTIME=gpu` installs the one for CUDA (docs/gpu.md)"
         raise StartupError(f"device {name} was asked for, but this onnxruntime is built without {without}{install}")
     if absent := missing(provider):
         raise StartupError(

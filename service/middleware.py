@@ -101,5 +101,19 @@ class Observe:
                     "client": client[0] if client else None,
                     "key": request.client,
                 }
-                text = "{method} {path!r} {status} {reason} {ms} ms {bytes} bytes".format(**fields)
+                text = "{client} {method} {path!r} {status} {reason} {ms} ms {bytes} bytes".format(**fields)
+                if request.client:
+                    text += f" key {request.client}"
                 log.log(level, "%s", text, extra={"fields": fields})
+
+
+class HeadAsGet:
+    """HEAD is answered as GET is, for what watches a service asks so; the server sends no body to it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)

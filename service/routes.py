@@ -113,12 +113,14 @@ def _query(request: Request, model: type[Q]) -> Q:
     rest of a request.
 
     Raises:
-        InvalidRequest: a parameter that there is none of: a misspelt camera would be an assumed one, whose depth looks
-            no different.
+        InvalidRequest: one is given twice, or there is none of that name: a misspelt camera would be an assumed one,
+            whose depth looks no different.
         RequestValidationError: one that is out of its bounds.
     """
     if unknown := sorted(set(request.query_params) - set(NAMES)):
         raise InvalidRequest(f"There is no parameter {unknown[0]!r:.50}; there are {', '.join(NAMES)}.")
+    if len(request.query_params.multi_items()) > len(request.query_params):
+        raise InvalidRequest("A parameter is given twice.")
     try:
         return model.model_validate(dict(request.query_params))
     except ValidationError as error:

@@ -16,6 +16,7 @@ from service.errors import StartupError
 
 ENV_PREFIX = "SEGDEPTH_"
 _DEVICE = r"(cpu|(cuda|tensorrt)(:\d+)?|openvino(-bf16)?)"
+DEVICES = "cpu, cuda, cuda:1, tensorrt, openvino and openvino-bf16, or several with commas between"
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "segdepth.onnx"
 MAX_CPU_ENGINES = 8
 """With more cores there may be fewer, each with several threads and its own copy of the weights."""
@@ -132,6 +133,8 @@ class Settings(BaseSettings):
             if not first["loc"]:
                 raise StartupError(f"settings: {first['msg']}") from None
             name = ".".join(str(part) for part in first["loc"])
+            if name == "device":
+                raise StartupError(f"{first['input']!r} is no device (SEGDEPTH_DEVICE); there are {DEVICES}") from None
             raise StartupError(f"setting {name} ({ENV_PREFIX}{name.upper()}): {first['msg']}") from None
 
 

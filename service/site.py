@@ -51,7 +51,7 @@ def site_router() -> APIRouter:
     files = {path.relative_to(FOLDER).as_posix(): _read(path) for path in FOLDER.rglob("*") if path.is_file()}
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.get("/")
     async def index(request: Request) -> Response:
         """The page; for clients that prefer JSON, where to find what."""
         accept = request.headers.get("accept", "*/*")
@@ -62,7 +62,7 @@ def site_router() -> APIRouter:
         response.headers["Vary"] = "Accept"
         return response
 
-    @router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
+    @router.get("/page/{name:path}")
     async def file(request: Request, name: str) -> Response:
         if name not in files:
             raise HTTPException(404)

@@ -464,14 +464,20 @@ def test_a_name_that_is_too_long_for_an_answer_does_not_stop_the_others(
 def test_no_server(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert predict(photos, "--out", photos.parent / "out", "--url", url, "--timeout", "2") == 1
-    assert "stopped before the end" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped before the end" in said and "goes on" not in said  # There is nothing to go on from.
 
 
-def test_a_key_file_that_is_none(photos: Path) -> None:
+def test_a_key_file_that_is_none(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = photos.parent / "key"
-    key.write_text("clé")
-    with pytest.raises(SystemExit, match="it is not ASCII"):
-        cli.main(["predict", str(photos), "--out", "out", "--url", "http://127.0.0.1:9", "--api-key-file", str(key)])
+    command = ["predict", str(photos), "--out", "out", "--url", "http://127.0.0.1:9", "--api-key-file", str(key)]
+    for content, reason in ((None, "cannot read"), ("clé", "it is not ASCII")):
+        if content:
+            key.write_text(content)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(command)
+        assert ended.value.code == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_answers_that_cannot_be_written_end_it(

@@ -381,6 +381,13 @@ def test_unknown_parameters_are_refused(path: str, query: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_a_parameter_that_is_given_twice_is_refused(path: str) -> None:
+    """Either of two cameras would be a guess."""
+    problem = check_problem(ask(lambda c: c.post(f"{path}?fx=60&fx=70", files={"file": ("a.png", PICTURE)})), 422)
+    assert "given twice" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_parameters_are_no_fields_of_a_form(path: str) -> None:
     files = {"file": ("a.png", PICTURE)}
     problem = check_problem(ask(lambda c: c.post(path, files=files, data={"fx": "60"})), 422)

@@ -344,8 +344,8 @@ def test_a_gpu_that_is_not_there_or_does_not_work(tiny_model: Path, gpu: Any) ->
 @pytest.mark.parametrize(
     ("device", "providers", "reason"),
     [
-        ("cuda", ["CPUExecutionProvider"], r"built without CUDA: install segdepth\[gpu\] instead of segdepth\[cpu\]"),
-        ("tensorrt:1", ["CPUExecutionProvider"], r"device tensorrt:1 .* built without CUDA: install"),
+        ("cuda", ["CPUExecutionProvider"], "built without CUDA: `make serve RUNTIME=gpu` installs"),
+        ("tensorrt:1", ["CPUExecutionProvider"], r"device tensorrt:1 .* built without CUDA: `make"),
         ("tensorrt", [CUDA, "CPUExecutionProvider"], "built without TensorRT$"),
     ],
 )

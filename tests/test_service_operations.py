@@ -106,6 +106,7 @@ def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
         call(test)
     records = [record for record in caplog.records if record.name == "segdepth.access"]
     assert [record.fields["path"] for record in records] == ["/predict", "/no\nsuch"]
+    assert records[0].getMessage().startswith("127.0.0.1 POST '/predict' 415 unsupported-image ")
     fields = records[0].fields
     assert fields["ms"] > 0 and fields["bytes"] > 100
     assert {k: fields[k] for k in ("method", "status", "reason", "key")} == {
@@ -117,6 +118,15 @@ def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
     # A path cannot begin a line of its own in the log.
     assert "\n" not in TextFormatter().format(records[1])
     assert json.loads(JsonFormatter().format(records[1]))["path"] == "/no\nsuch"
+
+
+def test_head_is_answered_as_get_is() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        for path in ("/health/live", "/health/ready", "/metrics", "/model", "/v2/health/ready"):
+            assert (await client.head(path)).status_code == 200, path
+        assert (await client.head("/predict")).status_code == 405
+
+    call(test)
 
 
 # --- API keys
@@ -167,7 +177,9 @@ def test_api_keys(keys_file: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     with caplog.at_level(logging.INFO):
         call(test, fake_app(api_keys_file=keys_file))
-    names = [record.fields["key"] for record in caplog.records if record.name == "segdepth.access"]
+    records = [record for record in caplog.records if record.name == "segdepth.access"]
+    assert all(f" key {record.fields['key']}" in record.getMessage() for record in records if record.fields["key"])
+    names = [record.fields["key"] for record in records]
     assert names[:3] == ["alice", "line 4", "alice"]
     assert names[-1] == "line 4"
     assert not re.search("alpha|beta|wrong", caplog.text)

@@ -216,7 +216,10 @@ def test_signals_to_all_processes_and_cancelled_jobs(tmp_path: Path) -> None:
         assert time.perf_counter() - before < 0.1
         other = await under_way[1]
         await left
-        assert {await pool.run(jobs.sleep, 0.01) for _ in range(6)} > {other}
+        # The process whose job was given up is there for others when it has done it.
+        async with asyncio.timeout(60):
+            while await pool.run(jobs.sleep, 0.01) == other:
+                pass
         assert [path.name for path in tmp_path.iterdir()] == ["left"]
         assert lost(metrics) == 0
 

@@ -358,7 +358,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path)
     add("--data", type=Path, required=True)
-    add("--split", default="test")
+    add("--split", default="test", help="of the data set (default: test)")
     add("--protocol", choices=PROTOCOLS, default=PROTOCOL, help="see training/metrics.py (default: %(default)s)")
     add("--saturation", type=float, metavar="S", help="how much it sees of the colours, 0 to 1 (as in training)")
     add("--flip", action="store_true", help="average over the mirrored picture")

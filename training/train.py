@@ -568,7 +568,7 @@ def train(args: argparse.Namespace) -> int:
     )
     steps_per_epoch, steps = sampler.steps_per_epoch, sampler.steps_per_epoch * args.epochs
     if args.warmup >= steps > 0:
-        raise TrainingError(f"--warmup {args.warmup}: the whole training has only {steps} steps")
+        raise TrainingError(f"--warmup {args.warmup}: the whole training has only {steps} steps; take a tenth of them")
     loader: DataLoader[Sample] = DataLoader(
         train_set,
         batch_sampler=sampler,
