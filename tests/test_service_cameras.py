@@ -214,7 +214,7 @@ IMPOSSIBLE = {
     "hfov 1": ("hfov=1", "hfov"),
     "hfov 179": ("hfov=179", "hfov"),
     "hfov not a number": ("hfov=nan", "hfov"),
-    "hfov beyond any lens": ("hfov=178", "between 0.573 and 168.6 degrees"),
+    "hfov beyond any lens": ("hfov=178", "between 1 and 168.6 degrees"),
 }
 
 
