@@ -415,7 +415,7 @@ def test_what_the_card_and_the_comparison_want_is_looked_for_first(
         ("--evaluation", "none.json", r"none.json: not what evaluate.py --json writes .FileNotFoundError"),
         ("--evaluation", "empty.json", r"empty.json: not what evaluate.py --json writes .JSONDecodeError"),
         ("--evaluation", "list.json", r"list.json: not what evaluate.py --json writes .AttributeError"),
-        ("--evaluation", "other.json", r"other.json: not what evaluate.py --json writes .KeyError.'split'"),
+        ("--evaluation", "other.json", r"other.json: not what evaluate.py --json writes .KeyError: 'split'"),
         ("--pictures", "nowhere", r"nowhere: no .jpg or .png picture to compare on"),
     ]:
         with pytest.raises(SystemExit, match=reason) as refused:
