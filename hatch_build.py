@@ -29,16 +29,17 @@ class CustomBuildHook(BuildHookInterface[Any]):
     """Before a wheel, also one for an editable installation, is put together."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="segdepth-build-"))
-        made, place = self._folder / "kernels.so", Path(self.root) / LIBRARY
+        self._folder = tempfile.TemporaryDirectory(prefix="segdepth-build-")
+        made, place = Path(self._folder.name, "kernels.so"), Path(self.root, LIBRARY)
         try:
             self._compile(made)
             if version == "editable":
                 # Moved when it is whole: a server that runs goes on with the file that it has.
-                beside = place.with_name(f"{place.name}.{self._folder.name}")
+                beside = place.with_name(f"{place.name}.{made.parent.name}")
                 shutil.copy(made, beside)
                 beside.replace(place)
         except (OSError, subprocess.CalledProcessError) as error:
+            self._folder.cleanup()
             if os.environ.get("CC"):
                 raise SystemExit(f"{SOURCE} cannot be compiled by CC={os.environ['CC']}: {error}") from None
             self.app.display_warning(f"{SOURCE} was not compiled, NumPy takes its place: {error}")
@@ -51,7 +52,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
             build_data["tag"] = f"py3-none-{own}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.cleanup()
 
     def _compile(self, made: Path) -> None:
         source = Path(self.root) / SOURCE

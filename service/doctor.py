@@ -23,6 +23,7 @@ from service.devices import onnx_source
 from service.engine import Engine, SharingEngine
 from service.engine_cuda import (
     CUDA,
+    INSTALL,
     TENSORRT,
     CudaError,
     CudaRuntime,
@@ -100,7 +101,7 @@ def _packages() -> Iterator[Finding]:
 
 def _gpu(provider: str, kind: str, wanted: Sequence[int] = ()) -> Iterator[Finding]:
     if provider not in onnxruntime.get_available_providers():
-        install = ": `make serve RUNTIME=gpu` installs the one for CUDA (docs/gpu.md)" if provider == CUDA else ""
+        install = INSTALL if provider == CUDA else ""
         yield "FAIL", kind, f"this onnxruntime is built without {provider}{install}"
     yield "note", kind, f"onnxruntime {onnxruntime.__version__} needs {needs(provider)}"
     absent = missing(provider)

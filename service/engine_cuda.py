@@ -31,6 +31,8 @@ from service.errors import StartupError
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+INSTALL = ": `make serve RUNTIME=gpu` installs the one for CUDA (docs/gpu.md)"
+"""Behind what an ONNX Runtime for CPUs lacks."""
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Parts of the names of those kinds of nodes in which the time goes; they run where it was asked for."""
 WHOLE_MAPS = (
@@ -188,7 +190,7 @@ def require_placement(session: Any, provider: str, name: str) -> None:
 def _require(provider: str, name: str) -> None:
     if provider not in onnxruntime.get_available_providers():
         without = "TensorRT" if provider == TENSORRT and CUDA in onnxruntime.get_available_providers() else "CUDA"
-        install = "" if without == "TensorRT" else ": `make serve RUNTIME=gpu` installs the one for CUDA (docs/gpu.md)"
+        install = "" if without == "TensorRT" else INSTALL
         raise StartupError(f"device {name} was asked for, but this onnxruntime is built without {without}{install}")
     if absent := missing(provider):
         raise StartupError(

@@ -386,7 +386,22 @@ def inside(plane: NDArray[T], box: Letterbox) -> NDArray[T]:
 
 def unfit_nearest(plane: UInt8, box: Letterbox) -> UInt8:
     """Labels or confidence, uint8 [h, w] -> [H, W], by nearest neighbour."""
-    return kernels.nearest(inside(plane, box), box.size)
+    return _nearest(inside(plane, box), box.size)
+
+
+def _nearest(plane: NDArray[T], size: Size) -> NDArray[T]:
+    """[h, w] -> [H, W]."""
+    if plane.shape == size:
+        return np.ascontiguousarray(plane)
+    (height, width), (rows, columns) = size, plane.shape
+    # Columns first, while there are few rows; whole rows are then copied at the speed of memory.
+    out: NDArray[T] = plane.take(nearest_of(width, columns), axis=1).take(nearest_of(height, rows), axis=0)
+    return out
+
+
+def nearest_of(size: int, before: int) -> NDArray[np.intp]:
+    """Of each of `size` pixels, that of `before` in which its middle lies: floor((y + 1/2) before / size)."""
+    return (2 * np.arange(size) + 1) * before // (2 * size)
 
 
 def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
@@ -401,7 +416,7 @@ def unfit_depth(depth: UInt16, box: Letterbox) -> UInt16:
     if valid.all():
         return kernels.bilinear_mm(content, box.size)
     out = np.zeros(box.size, np.uint16)
-    nearest = kernels.nearest(valid, box.size)
+    nearest = _nearest(valid, box.size)
     sums, weights = kernels.bilinear(content, box.size), kernels.bilinear(valid, box.size)
     for (rows, total), (_, weight) in zip(sums, weights, strict=True):
         known = nearest[rows] & (weight > 0)

@@ -9,7 +9,7 @@ import ctypes
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.ctypeslib import ndpointer
@@ -63,28 +63,11 @@ def _load() -> tuple[Any, str]:
 
 compiled, why_not = _load()
 
-T = TypeVar("T", bound=np.generic)
-
 
 def _require(fits: bool) -> None:
     """Raises ValueError. The compiled loops would read or write elsewhere, and NumPy broadcast or convert."""
     if not fits:
         raise ValueError("the shapes or types do not fit each other")
-
-
-def nearest_of(size: int, before: int) -> NDArray[np.intp]:
-    """Of each of `size` pixels, that of `before` in which its middle lies: floor((y + 1/2) before / size)."""
-    return (2 * np.arange(size) + 1) * before // (2 * size)
-
-
-def nearest(plane: NDArray[T], size: Size) -> NDArray[T]:
-    """[h, w] -> [H, W], by nearest neighbour."""
-    if plane.shape == size:
-        return np.ascontiguousarray(plane)
-    rows, columns = nearest_of(size[0], plane.shape[0]), nearest_of(size[1], plane.shape[1])
-    # Columns first, while there are few rows; whole rows are then copied at the speed of memory.
-    taken: NDArray[T] = plane.take(columns, axis=1).take(rows, axis=0)
-    return taken
 
 
 def bilinear_mm(plane: UInt16, size: Size) -> UInt16:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from service import kernels
 from service.arrays import UInt8, UInt16
-from service.images import Letterbox, inside
-from service.kernels import nearest_of
+from service.images import Letterbox, inside, nearest_of
 from service.maps import Maps
 
 PERCENTS = np.array([5, 50, 95])

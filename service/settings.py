@@ -8,18 +8,26 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cores import usable_cores
 from service.errors import StartupError
 
 ENV_PREFIX = "SEGDEPTH_"
-_DEVICE = r"(cpu|(cuda|tensorrt)(:\d+)?|openvino(-bf16)?)"
-DEVICES = "cpu, cuda, cuda:1, tensorrt, openvino and openvino-bf16, or several with commas between"
+_DEVICE = re.compile(r"cpu|(cuda|tensorrt)(:\d+)?|openvino(-bf16)?")
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "segdepth.onnx"
 MAX_CPU_ENGINES = 8
 """With more cores there may be fewer, each with several threads and its own copy of the weights."""
+
+
+def _devices(text: str) -> str:
+    """Checked here, since people would be shown a field's pattern."""
+    if not all(_DEVICE.fullmatch(device) for device in text.split(",")):
+        known = "cpu, cuda, cuda:1, tensorrt, openvino and openvino-bf16, or several with commas between"
+        raise PydanticCustomError("device", "'{text}' is no device; there are {known}", {"text": text, "known": known})
+    return text
 
 
 class Settings(BaseSettings):
@@ -29,7 +37,7 @@ class Settings(BaseSettings):
 
     model: Path = BUNDLED_MODEL
     """The ONNX file to serve."""
-    device: Annotated[str, Field(pattern=rf"^{_DEVICE}(,{_DEVICE})*$")] = "cpu"
+    device: Annotated[str, AfterValidator(_devices)] = "cpu"
     """What the network runs on: ONNX Runtime on `cpu`, `cuda` or `tensorrt`, or OpenVINO on the CPU, in full precision
     (`openvino`) or in bf16 (`openvino-bf16`); or several with commas between, such as `cuda:0,cuda:1`, which then share
     the work. None of them falls back to another. `cpu` alone is an engine for each core, up to `MAX_CPU_ENGINES`."""
@@ -133,8 +141,6 @@ class Settings(BaseSettings):
             if not first["loc"]:
                 raise StartupError(f"settings: {first['msg']}") from None
             name = ".".join(str(part) for part in first["loc"])
-            if name == "device":
-                raise StartupError(f"{first['input']!r} is no device (SEGDEPTH_DEVICE); there are {DEVICES}") from None
             raise StartupError(f"setting {name} ({ENV_PREFIX}{name.upper()}): {first['msg']}") from None
 
 

@@ -283,7 +283,7 @@ def test_port_taken(tiny_model: Path) -> None:
         ([], {"SEGDEPTH_MAX_PIXELS": "many"}, "SEGDEPTH_MAX_PIXELS"),
         (["--colour"], {}, "--colour"),
         (["--port", "no"], {}, "setting port"),
-        (["--device", "tpu"], {}, "'tpu' is no device"),
+        (["--device", "tpu"], {}, "setting device (SEGDEPTH_DEVICE): 'tpu' is no device"),
         (["--device", "cuda"], {}, "cuda"),
         (["--host", "no.such.host.invalid"], {}, "cannot listen"),
         (["--host", "a..b"], {}, "cannot listen"),

@@ -104,7 +104,7 @@ def read_info(root: Path) -> DatasetInfo:
             attribution=str(raw.get("attribution", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: incomplete or wrong: {error!r}") from None
+        raise DataError(f"{path}: incomplete or wrong: {type(error).__name__}: {error}") from None
     for one in classes:
         if len(one.color) != 3 or any(type(v) is not int or not 0 <= v <= 255 for v in one.color):
             raise DataError(f"{path}: the colour of class '{one.name}' is not three numbers from 0 to 255")

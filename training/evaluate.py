@@ -313,7 +313,7 @@ def read_baseline(paths: Sequence[Path], result: dict[str, Any]) -> dict[str, fl
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: not a result of evaluate --json ({error!r})") from None
+            raise DataError(f"{path}: not a result of evaluate --json ({type(error).__name__}: {error})") from None
         if both := sorted(joined.keys() & values.keys()):
             raise DataError(f"{path}: another baseline has {both[0]} too; give one single-task result per task")
         joined |= values
