@@ -346,12 +346,13 @@ class Batcher:
         owner.engine = engine
         owner.state = "ready"
         log.info(
-            "model %s %s is ready on %s after %.1f s, for %d picture(s) at once",
+            "model %s %s is ready on %s after %.1f s, for %d picture(s) at once%s",
             engine.card.name,
             engine.card.version,
             engine.provider,
             time.perf_counter() - start,
             owner.max_batch,
+            f", as engine {owner.name}" if len(self._owners) > 1 else "",
         )
         running: deque[_Running] = deque()
         at_once = 2 if isinstance(engine, OverlappingEngine) else 1

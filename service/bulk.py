@@ -78,7 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, metavar="SECONDS", help="with --url: for each picture, further attempts included (120)"
     )
     for name, field in Parameters.model_fields.items():
-        add(f"--{name.replace('_', '-')}", metavar="VALUE", help=str(field.description).replace("%", "%%"))
+        words = ["true", "false"] if field.annotation is bool else get_args(field.annotation)
+        words = [word for word in words if isinstance(word, str)]
+        described = str(field.description).replace("%", "%%")
+        add(
+            f"--{name.replace('_', '-')}",
+            metavar=f"{{{','.join(words)}}}" if words else "NUMBER",
+            help=described if field.default is None else f"{described.rstrip('.')} ({str(field.default).lower()})",
+        )
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -167,7 +167,8 @@ class _Requests:
         self.retries = retries
         self._base = url if "://" in url else f"http://{url}"
         try:
-            httpx.URL(self._base)
+            # As messages have it, without a password.
+            self._shown = str(httpx.URL(self._base).copy_with(userinfo=b""))
         except httpx.InvalidURL as error:
             raise ValueError(f"'{url}' is not an address: {error}") from None
         self._headers = {"Accept": "*/*", "User-Agent": "segdepth-client"}
@@ -175,15 +176,16 @@ class _Requests:
             self._headers["Authorization"] = f"Bearer {api_key}"
 
     def _attempts(self, timeout_s: float | None) -> _Attempts:
-        return _Attempts(self.timeout_s if timeout_s is None else timeout_s, self.retries)
+        return _Attempts(self._shown, self.timeout_s if timeout_s is None else timeout_s, self.retries)
 
 
 class _Attempts:
     """The policy of one call: what is tried again, when, and until when. It does no I/O itself."""
 
-    def __init__(self, timeout_s: float, retries: int) -> None:
+    def __init__(self, url: str, timeout_s: float, retries: int) -> None:
         if timeout_s <= 0:
             raise ValueError(f"timeout_s is {timeout_s:g}; it must be more than 0")
+        self._url = url
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._left = retries
@@ -197,7 +199,7 @@ class _Attempts:
         return seconds
 
     def timed_out(self) -> TimedOut:
-        return TimedOut(f"no answer within {self._timeout_s:g} s")
+        return TimedOut(f"no answer from {self._url} within {self._timeout_s:g} s")
 
     def headers(self) -> dict[str, str]:
         return {"X-Request-Timeout-Ms": str(max(1, int(1000 * min(self.remaining(), LONGEST_ATTEMPT_S))))}
@@ -207,7 +209,7 @@ class _Attempts:
         if isinstance(error, (httpx.TimeoutException, TimeoutError)):
             raise self.timed_out() from error
         if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
-            error = NotReachable(str(error) or type(error).__name__)
+            error = NotReachable(f"no answer from {self._url}: {str(error) or type(error).__name__}")
         elif isinstance(error, httpx.HTTPError):
             raise NotUnderstood(str(error)) from error
         if not isinstance(error, (Unavailable, NotReachable)) or not self._left:
