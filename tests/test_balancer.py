@@ -5,10 +5,13 @@ Only Docker's DNS is left out: the servers have fixed addresses. tests/compose_t
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -19,7 +22,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service_balancer import CONFIG, started
+import yaml
+from service_balancer import CONFIG, Balancer, started
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy")
 
@@ -49,6 +53,16 @@ class Handler(BaseHTTPRequestHandler):
         self.server.got.append({name.lower(): value for name, value in self.headers.items()})
         if self.server.mode == "die":
             # As a process that is killed: closed without an answer.
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif self.server.mode == "reset":
+            # As one that is killed before it has read all.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+            self.rfile = self.wfile = io.BytesIO()
+            self.close_connection = True
+        elif self.server.mode == "break off":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1 2")
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
         elif self.server.mode == "wait":
@@ -129,6 +143,48 @@ def test_a_larger_request_is_not_kept_for_another_try(tmp_path: Path, replicas: 
         assert answer.status_code == 502
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == 502
+
+
+def lost(balancer: Balancer) -> float:
+    """How many requests are lost, as the alert `RequestsLost` counts them."""
+    rules = yaml.safe_load((CONFIG.parents[1] / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    expression = next(rule["expr"] for rule in rules if rule["alert"] == "RequestsLost")
+    shown = httpx.get(f"http://{balancer.internal}/metrics").text
+    terms = re.findall(r"(-?) sum\((?:increase\()?(haproxy_\w+)\{(.*?)\}", " ".join(expression.split()))
+    assert len(terms) == 3
+    found = 0.0
+    for sign, name, labels in terms:
+        samples = re.findall(rf"^{name}\{{(.*)\}} (\S+)$", shown, re.MULTILINE)
+        values = [float(value) for has, value in samples if set(labels.split(", ")) <= set(has.split(","))]
+        assert values, name
+        found += -sum(values) if sign else sum(values)
+    return found
+
+
+def test_only_what_no_replica_answered_is_said_to_be_lost(tmp_path: Path, replicas: tuple[Replica, Replica]) -> None:
+    first, other = replicas
+    with started(tmp_path, *(replica.server_address[1] for replica in replicas)) as balancer:
+
+        def post(size: int = 1000) -> int:
+            """The status; 0 where the answer breaks off."""
+            try:
+                return httpx.post(f"{balancer.url}/predict", content=b"\x01" * size, timeout=30).status_code
+            except httpx.RemoteProtocolError:
+                return 0
+
+        # Sent again, and answered.
+        for first.mode in ("die", "reset", "full"):
+            assert [post() for _ in range(4)] == [200] * 4
+        # What the replicas say themselves.
+        other.mode = "full"
+        assert post() == 503
+        assert first.got and lost(balancer) == 0
+        first.mode = other.mode = "break off"
+        assert post() == 0
+        assert lost(balancer) == 1
+        first.mode = other.mode = "reset"
+        assert post(9_000_000) == 502
+        assert lost(balancer) == 2
 
 
 def test_a_full_replica_is_passed_over_and_full_ones_are_believed(

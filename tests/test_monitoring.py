@@ -30,12 +30,13 @@ NAME = re.compile(r"\bsegdepth_\w+")
 # Of HAProxy's exporter, at haproxy.cfg's names of its parts (2.6.12; the trial asks a running one).
 OF_THE_BALANCER = {
     "haproxy_backend_agg_server_check_status",
-    "haproxy_backend_connection_errors_total",
     "haproxy_backend_current_sessions",
-    "haproxy_backend_response_errors_total",
+    "haproxy_backend_http_responses_total",
     "haproxy_backend_retry_warnings_total",
+    "haproxy_backend_server_aborts_total",
     "haproxy_frontend_current_sessions",
     "haproxy_frontend_http_responses_total",
+    "haproxy_server_http_responses_total",
 }
 
 
