@@ -279,11 +279,21 @@ def _frame_file(frame: Any, aspect: float, max_bytes: int) -> bytes:
     aspect is that of the frame as stored."""
     width = max(1, round(frame.width * aspect))
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width)
-    upright = np.rot90(pixels, round(frame.rotation / 90) % 4)
     out = io.BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(upright))
+    picture = Image.fromarray(np.ascontiguousarray(_upright(pixels, frame.side_data.get("DISPLAYMATRIX"))))
     picture.save(out, "BMP")
     if out.tell() > max_bytes:
         out = io.BytesIO()
         picture.save(out, "PNG", compress_level=1)
     return out.getvalue()
+
+
+def _upright(pixels: NDArray[np.uint8], matrix: Any) -> NDArray[np.uint8]:
+    """Turned and mirrored as a display matrix says, [[a, b, u], [c, d, v], [x, y, w]] in fixed point: what is at column
+    i and row j is shown at a i + c j + x and b i + d j + y."""
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

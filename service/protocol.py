@@ -9,14 +9,19 @@ import sys
 import termios
 from contextlib import suppress
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
 """Of a request's line and headers together."""
 HEADER_SECONDS = 10.0
+MAX_PIPELINED = 16
+"""Requests of a connection that wait for the answer to the one before."""
 MIN_SENT_BYTES = 64 * 1024
 """What a client must take of its answer in each `transfer_timeout_s`."""
+FRAMING = (b"content-length", b"transfer-encoding")
+"""By which the end of a body is known."""
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Of a request's body, after its answer."""
 
@@ -27,11 +32,14 @@ class HardenedProtocol(HttpToolsProtocol):
     - 431 for more than `MAX_HEADERS` headers or `MAX_HEADER_BYTES` bytes of them;
     - 408 when a request's headers are not complete `HEADER_SECONDS` (or `transfer_timeout_s`, if that is less) after
       the connection or their first byte;
+    - 400 for HTTP/1.1 without a Host, or with several;
+    - behind `MAX_PIPELINED` requests that wait no more are read, and the connection ends with the last answer;
     - the connection is cut when a client takes less than `MIN_SENT_BYTES` of its answer in `transfer_timeout_s`;
     - fields behind a chunked body are dropped, and the connection is cut after `MAX_HEADER_BYTES` of them;
     - after an answer that did not wait for the request's body, the rest of it is thrown away and the connection stays,
       for `MAX_UNREAD_BYTES` and `transfer_timeout_s`; a client that asked whether it should send, and did not, is not
       waited for;
+    - a request that asks for an upgrade is answered as it is, with its body;
     - what is not HTTP is answered with a problem document, like every other error.
     """
 
@@ -43,6 +51,13 @@ class HardenedProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _unread_timer: asyncio.TimerHandle | None = None
     _refused = False
+    _running: RequestResponseCycle | None = None
+    """The request that is worked on; `cycle` is the last one."""
+    _framing: tuple[tuple[bytes, bytes], ...] = ()
+    """Headers by which the body of a request that asks for an upgrade ends."""
+    _reframing = False
+    _parsed = 0
+    """Of the bytes that came; fewer where a request asks for an upgrade, at which the parser stops."""
     _unsent = 0
     _receiving = False
     """The body of the last request is not complete."""
@@ -65,7 +80,10 @@ class HardenedProtocol(HttpToolsProtocol):
             self._header_bytes += min(len(data), MAX_HEADER_BYTES + 1)
         else:
             self._bare_bytes += len(data)
-        super().data_received(data)
+        while data and not self._refused:
+            self._parsed = len(data)
+            super().data_received(data)
+            data = data[self._parsed :]
         if self._refused or self.transport.is_closing():
             return
         if self._header_timer is not None:
@@ -79,6 +97,8 @@ class HardenedProtocol(HttpToolsProtocol):
             self._expect_headers()
 
     def on_message_begin(self) -> None:
+        if self._reframing:
+            return
         super().on_message_begin()
         if self._refused:
             return
@@ -94,16 +114,26 @@ class HardenedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._refused:
+        if self._refused or self._reframing:
             return
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if len(self.headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
             self._refuse(431, "The request has too many headers, or too large ones.")
             return
+        if self.parser.get_http_version() == "1.1" and sum(name == b"host" for name, _ in self.headers) != 1:
+            self._refuse(400, "A request of HTTP/1.1 has one Host header.")
+            return
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(400, "Too many requests at once on one connection.")
+            return
+        if self.parser.should_upgrade():
+            self._framing = tuple(header for header in self.headers if header[0] in FRAMING)
         self._stop(self._header_timer)
         self._header_timer = None
         self._header_bytes = 0
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
@@ -115,6 +145,8 @@ class HardenedProtocol(HttpToolsProtocol):
             self._cut()
 
     def on_message_complete(self) -> None:
+        if self._framing:  # The parser has skipped the body.
+            return
         self._receiving = False
         if self._refused:
             return
@@ -149,7 +181,10 @@ class HardenedProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def on_response_complete(self) -> None:
+        self._running = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+        if self.pipeline:  # No more of them are read until the last one is worked on.
+            self.flow.pause_reading()
         # Of pipelined requests, only the last one can be incomplete.
         if self._receiving and self.cycle.response_complete and not self.transport.is_closing():
             if self.expect_100_continue and not self._body_bytes:
@@ -195,6 +230,9 @@ class HardenedProtocol(HttpToolsProtocol):
         # Resuming inside must find no timer to stop.
         self._header_timer = self._write_timer = self._unread_timer = None
         super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:  # Others may wait behind it.
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     # --- what is not HTTP
 
@@ -203,7 +241,21 @@ class HardenedProtocol(HttpToolsProtocol):
             self._refuse(400, "This is not an HTTP request that can be understood.")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Anyone may ask for any upgrade in any number; the request is answered as it is."""
+        """Anyone may ask for any upgrade in any number (Java's client does with every request, for HTTP/2); the request
+        is answered as it is.
+
+        The parser has stopped, and would take a body for the next request: a new one is told of it alone.
+        """
+        error = sys.exc_info()[1]
+        assert isinstance(error, httptools.HttpParserUpgrade)
+        (self._parsed,) = error.args
+        if self._framing:
+            head = b"".join(b"%s: %s\r\n" % header for header in self._framing)
+            self._framing = ()
+            self._reframing = True
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + head + b"\r\n")
+            self._reframing = False
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer without the app, and close."""

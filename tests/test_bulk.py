@@ -22,6 +22,7 @@ from typing import Any, get_args
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from service_client import FakeEngine, encode, fake_app, opened, quadrants
 from service_process import ROOT, Server, environment
 
@@ -160,7 +161,16 @@ def test_too_large_a_file_is_not_read_whole(tmp_path: Path) -> None:
 # --- videos
 
 
-def write_video(path: Path, frames: int = 7, turned: bool = False, aspect: Fraction = Fraction(1)) -> None:
+CLOCKWISE = 0, 1, -1, 0
+"""Of a display matrix, a, b, c and d: a quarter turn."""
+
+
+def write_video(
+    path: Path,
+    frames: int = 7,
+    shown: tuple[int, int, int, int] | None = None,
+    aspect: Fraction = Fraction(1),
+) -> None:
     av = pytest.importorskip("av", reason="PyAV is not installed")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -170,11 +180,12 @@ def write_video(path: Path, frames: int = 7, turned: bool = False, aspect: Fract
         for _ in range(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(quadrants(), format="rgb24")))
         container.mux(stream.encode())
-    if turned:
+    if shown:
         data = bytearray(path.read_bytes())
-        # The display matrix is the last but 8 bytes of the track's header: a quarter turn, in 16.16 and 2.30 bits.
+        # The display matrix is the last but 8 bytes of the track's header, in 16.16 and 2.30 bits.
         end = data.index(b"tkhd") - 4 + int.from_bytes(data[data.index(b"tkhd") - 4 : data.index(b"tkhd")], "big")
-        matrix = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+        a, b, c, d = (value << 16 for value in shown)
+        matrix = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
         data[end - 44 : end - 8] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
         path.write_bytes(data)
 
@@ -190,14 +201,28 @@ def test_frames_of_a_video(tmp_path: Path) -> None:
     assert frame.shape == (48, 64, 3) and np.abs(frame[8, 8].astype(int) - (255, 0, 0)).max() < 40
 
 
-def test_a_turned_video_is_upright(tmp_path: Path) -> None:
-    write_video(tmp_path / "clip.mp4", turned=True)
-    job = next(iter(inputs(tmp_path)))
-    assert isinstance(job, Job)
-    frame = np.asarray(opened(job.read()))
-    assert frame.shape == (64, 48, 3)
-    # The matrix turns clockwise: what was bottom left, blue, is top left.
-    assert np.abs(frame[8, 8].astype(int) - (0, 0, 255)).max() < 40
+@pytest.mark.parametrize(
+    ("shown", "transposes"),
+    [
+        ((1, 0, 0, 1), []),
+        (CLOCKWISE, [Image.Transpose.ROTATE_270]),
+        ((0, -1, 1, 0), [Image.Transpose.ROTATE_90]),
+        ((-1, 0, 0, -1), [Image.Transpose.ROTATE_180]),
+        ((-1, 0, 0, 1), [Image.Transpose.FLIP_LEFT_RIGHT]),
+        ((1, 0, 0, -1), [Image.Transpose.FLIP_TOP_BOTTOM]),
+        ((0, 1, 1, 0), [Image.Transpose.TRANSPOSE]),
+        ((0, -1, -1, 0), [Image.Transpose.TRANSVERSE]),
+    ],
+)
+def test_videos_are_turned_and_mirrored_as_they_say(
+    tmp_path: Path, shown: tuple[int, int, int, int], transposes: list[Image.Transpose]
+) -> None:
+    write_video(tmp_path / "clip.mp4", 1, shown)
+    write_video(tmp_path / "stored.mp4", 1)
+    frame, stored = (opened(job.read()) for job in jobs(inputs(tmp_path)))
+    for transpose in transposes:
+        stored = stored.transpose(transpose)
+    np.testing.assert_array_equal(np.asarray(frame), np.asarray(stored))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +230,7 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
 )
 def test_pixels_of_videos_are_made_square(tmp_path: Path, aspect: Fraction, width: int) -> None:
     """HDV has 1440 x 1080 of 4:3, DV 720 x 480 of 8:9; 1000:1 is a mistake."""
-    for turned in (False, True):
+    for turned in (None, CLOCKWISE):
         write_video(tmp_path / "clip.mp4", 1, turned, aspect)
         frame = np.asarray(opened(jobs(inputs(tmp_path, max_bytes=10**6))[0].read())).astype(int)
         assert frame.shape == ((width, 48, 3) if turned else (48, width, 3))

@@ -9,8 +9,9 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -89,6 +90,11 @@ def answer(client: socket.socket) -> tuple[int, bytes]:
     return (int(first.split()[1]) if first else 0), body
 
 
+def first_of(answers: bytes) -> Any:
+    """The JSON at the beginning; the answer to another request may follow."""
+    return json.JSONDecoder().raw_decode(answers.decode("latin-1"))[0]
+
+
 def exchange(server: Server, request: bytes) -> tuple[int, bytes]:
     with connect(server) as client:
         client.sendall(request)
@@ -124,7 +130,7 @@ def test_what_is_refused_behind_a_request_is_not_its_answer(server: Server, seco
     first = head(f"Content-Length: {len(PICTURE)}") + PICTURE
     status, body = exchange(server, first + second)
     assert status == 200
-    assert [c["id"] for c in json.loads(body)["segmentation"]["classes"]] == [1, 2, 4, 7]
+    assert [c["id"] for c in first_of(body)["segmentation"]["classes"]] == [1, 2, 4, 7]
 
 
 @pytest.mark.parametrize("line", [b"\r\n", b"\n", b"\r"])
@@ -464,3 +470,74 @@ def test_an_upgrade_is_not_taken(server: Server) -> None:
     with connect(server) as client:
         client.sendall(head(*lines, line="GET /health/live HTTP/1.1"))
         assert client.recv(100).split()[1] == b"200"
+
+
+# As Java's client asks for HTTP/2.
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
+IN_CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(PICTURE), PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(f"Content-Length: {len(PICTURE)}", PICTURE), ("Transfer-Encoding: chunked", IN_CHUNKS)],
+    ids=["length", "chunks"],
+)
+@pytest.mark.parametrize("pieces", [1, 2, 1000])
+def test_a_request_that_asks_for_an_upgrade_keeps_its_body(
+    server: Server, framing: str, body: bytes, pieces: int
+) -> None:
+    first = head(framing, *UPGRADE)
+    request = first + body + head("Connection: close", line="GET /health/live HTTP/1.1")
+    ends = [len(request)] if pieces == 1 else sorted({len(first), *range(0, len(request), len(request) // pieces + 1)})
+    with connect(server) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for begin, end in pairwise([0, *ends, len(request)]):
+            client.sendall(request[begin:end])
+        status, rest = answer(client)
+    assert status == 200
+    assert [c["id"] for c in first_of(rest)["segmentation"]["classes"]] == [1, 2, 4, 7]
+    # And so does the request behind it, which has nothing to do with it.
+    assert rest.count(b"HTTP/1.1 ") == 1 and rest.endswith(b'{"status":"live"}')
+
+
+@pytest.mark.parametrize("line", ["POST /predict HTTP/1.1", "CONNECT x:80 HTTP/1.1"])
+def test_a_body_behind_an_upgrade_is_no_request(server: Server, line: str) -> None:
+    body = head(line="GET /v2 HTTP/1.1")
+    with connect(server) as client:
+        client.sendall(head(f"Content-Length: {len(body)}", "Connection: Upgrade, close", "Upgrade: h2c", line=line))
+        time.sleep(0.1)
+        client.sendall(body)
+        status, rest = answer(client)
+    assert 400 <= status < 500 and b"HTTP/1.1" not in rest
+
+
+@pytest.mark.parametrize("hosts", [[], ["Host: x", "Host: y"]])
+def test_a_request_has_one_host(server: Server, hosts: list[str]) -> None:
+    request = "\r\n".join(["GET /health/live HTTP/1.1", *hosts, "", ""]).encode()
+    status, body = exchange(server, request)
+    assert (status, json.loads(body)["status"]) == (400, 400)
+    assert exchange(server, b"GET /health/live HTTP/1.0\r\n\r\n")[0] == 200
+
+
+def test_pipelined_requests_are_bounded(server: Server) -> None:
+    request = head(line="GET /health/live HTTP/1.1")
+    few = [head("Connection: close", line="GET /health/live HTTP/1.1")]
+    with connect(server) as client:
+        client.sendall(b"".join([request] * 10 + few))
+        assert b"".join(iter(lambda: client.recv(65536), b"")).count(b"HTTP/1.1 200") == 11
+    with connect(server) as client:
+        received = b""
+        with suppress(ConnectionError):  # It closes while more is sent.
+            client.sendall(request * 50_000)
+        with suppress(ConnectionError):
+            received = b"".join(iter(lambda: client.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 ") < 100
+
+
+def test_clients_that_go_with_a_request_behind_another(server: Server) -> None:
+    """Whoever writes to them later is told by the server's output, which is empty at the end."""
+    both = head(f"Content-Length: {len(PICTURE)}") + PICTURE + head(line="GET /v2 HTTP/1.1")
+    for pause_s in (0.0, 0.001, 0.003, 0.01) * 5:
+        with connect(server) as client:
+            client.sendall(both)
+            time.sleep(pause_s)
