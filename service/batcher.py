@@ -323,6 +323,7 @@ class Batcher:
                 self._waiting.remove(item)
             except ValueError:
                 return
+            self._wake.notify_all()  # At the end an engine waits until nothing does.
         self._metrics.dropped.labels("cancelled").inc()
 
     # --- the owner threads --------------------------------------------------------------------------------------
@@ -402,7 +403,10 @@ class Batcher:
             if not wait and self._idle:
                 return []
             while True:
-                while not (wanted := owner.wants(len(self._waiting))) and wait and not self._stopping:
+                # At the end, too, an engine stays while pictures wait for another one, which may be lost.
+                while (
+                    not (wanted := owner.wants(len(self._waiting))) and wait and (self._waiting or not self._stopping)
+                ):
                     self._idle += 1
                     self._wake.wait()
                     self._idle -= 1
@@ -420,7 +424,10 @@ class Batcher:
                 self._waiting = others
                 if batch:
                     self._metrics.batches.labels(owner.name, released).inc()
-                if batch or self._stopping or not wait:
+                done = self._stopping and not self._waiting
+                if done:
+                    self._wake.notify_all()
+                if batch or done or not wait:
                     return batch
 
     def _is_wanted(self, item: _Item) -> bool:
@@ -471,7 +478,8 @@ class Batcher:
         owner.failures = MAX_FAILURES if isinstance(error, DeviceLost) else owner.failures + 1
         if owner.failures >= MAX_FAILURES:
             owner.state = "lost"  # Who asks after one of these answers is told so.
-        self._metrics.failures.labels(owner.name).inc()
+        if not owner.hangs:  # Or it is counted already.
+            self._metrics.failures.labels(owner.name).inc()
         log.exception("engine %s failed on a batch of %d", owner.name, len(batch))
         for item in batch:
             item.result.set_exception(InferenceFailed("The model failed; the server's log has the details."))

@@ -161,7 +161,7 @@ def _checked(camera: Camera, size: Size) -> Camera:
 
 def exif_focal(upload: bytes) -> float | None:
     """The focal length that EXIF has of a picture file, in diagonals of the picture, or None where it is missing or
-    makes no sense. Only the header is read; EXIF behind a PNG's pixels is not found.
+    makes no sense. No pixels are decoded.
 
     Raises:
         InvalidRequest: a picture of all directions, by its XMP (Google's Photo Sphere XMP Metadata).
@@ -176,9 +176,8 @@ def exif_focal(upload: bytes) -> float | None:
                     "views from it, and give their hfov."
                 )
             # Asked for EXIF that it has not met yet, the PNG plugin would decode the pixels to get behind them.
-            if name == "PNG" and "exif" not in image.info:
-                return None
-            tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
+            late = name == "PNG" and "exif" not in image.info
+            tags = (_late_exif(upload) if late else image.getexif()).get_ifd(ExifTags.IFD.Exif)
             if tags.get(ExifTags.Base.CustomRendered) == PANORAMA:
                 return None
             film_mm = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm) or _film_mm(tags))
@@ -189,6 +188,19 @@ def exif_focal(upload: bytes) -> float | None:
         raise
     except Exception:  # A picture with corrupt EXIF is still a picture, and Pillow raises nearly anything on it.
         return None
+
+
+def _late_exif(png: bytes) -> Image.Exif:
+    """That of a PNG whose EXIF, if it has any, is behind its pixels."""
+    exif = Image.Exif()
+    position = 8
+    while (head := png[position : position + 8])[4:] not in (b"", b"IEND"):
+        end = position + 8 + int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            exif.load(png[position + 8 : end])
+            break
+        position = end + 4
+    return exif
 
 
 def _whole(size: tuple[int, int], tags: Mapping[int, Any]) -> float:
@@ -212,7 +224,8 @@ def _film_mm(tags: Mapping[int, Any]) -> float:
     """The focal length in mm of 35 mm film, by the size of the sensor. Raises where a tag is missing, or 0."""
     # Of the picture as the camera made it, which is what pixels of the focal plane are about; it may be smaller now.
     pixels = math.hypot(tags[ExifTags.Base.ExifImageWidth], tags[ExifTags.Base.ExifImageHeight])
-    pixels_per_mm = tags[ExifTags.Base.FocalPlaneXResolution] / PER_MM[tags[ExifTags.Base.FocalPlaneResolutionUnit]]
+    unit = PER_MM[tags.get(ExifTags.Base.FocalPlaneResolutionUnit, 2)]  # The standard's default is an inch.
+    pixels_per_mm = tags[ExifTags.Base.FocalPlaneXResolution] / unit
     return float(tags[ExifTags.Base.FocalLength] * FILM_DIAGONAL * pixels_per_mm / pixels)
 
 

@@ -118,6 +118,8 @@ AT_ONCE = 8
 """Pictures in one request of `predict_many`, as many as the network is given at once."""
 MANY_BYTES = 32 * 1024 * 1024
 """The most bytes of such a request with more than one picture."""
+PIECE_BYTES = 256 * 1024
+"""Of an upload; between two, the client looks at the time."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 4.0
 """Where the server does not say when to come back: after each attempt twice as long."""
 LONGEST_ATTEMPT_S = 120.0
@@ -313,6 +315,20 @@ class _Until:
         return self._attempts.remaining()
 
 
+class _Upload(httpx.SyncByteStream):
+    """A body that ends with its request's time; httpx has one timeout for each piece that is sent."""
+
+    def __init__(self, body: httpx.SyncByteStream, attempts: _Attempts) -> None:
+        self._body = body
+        self._attempts = attempts
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._body:
+            for start in range(0, len(part), PIECE_BYTES):
+                self._attempts.remaining()
+                yield part[start : start + PIECE_BYTES]
+
+
 class Client(_Requests):
     """Asks a segdepth server; for use in one thread or in several.
 
@@ -449,6 +465,8 @@ class Client(_Requests):
         request = self._http.build_request(
             "POST", path, params=query, extensions={"timeout": _Until(attempts)}, **{**sent, "headers": headers}
         )
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        request.stream = _Upload(request.stream, attempts)
         response = self._http.send(request, stream=True)
         try:
             chunks = []

@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -109,7 +109,7 @@ class Prediction:
     """float32 [H, W]: the probability of the class, 0 to 1 in steps of 1/255."""
     classes: tuple[Class, ...]
     """Those in the picture, largest first."""
-    colors: UInt8
+    colors: UInt8 = field(repr=False)
     """uint8 [K, 3]: sRGB by class id, of all classes that the model knows."""
     camera: Camera
     model: Model
@@ -117,7 +117,7 @@ class Prediction:
     """Milliseconds in the server: decode, queue, infer, encode, total."""
     request_id: str
     """Under which the server's log has it."""
-    upload: bytes
+    upload: bytes = field(repr=False)
     """The picture file as it was sent."""
 
     @property
@@ -132,7 +132,7 @@ class Prediction:
     def picture(self) -> UInt8:
         """The picture, uint8 [H, W, 3], sRGB, upright, transparency on white."""
         with Image.open(io.BytesIO(self.upload)) as image:
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+            return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
     def mask(self) -> Image.Image:
         """The segmentation as a palette image (mode P): values are class ids, the palette has the classes' colours.

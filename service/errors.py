@@ -230,7 +230,7 @@ class _UnreadBodyResponse(JSONResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         # Reading would invite a client to send that waits for `100 Continue`.
-        if (b"expect", b"100-continue") not in scope["headers"]:
+        if (b"expect", b"100-continue") not in ((name, value.lower()) for name, value in scope["headers"]):
             await _drain(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -279,6 +279,8 @@ def _plain_problem(path: str, status: int, detail: str, headers: Any = None) -> 
 def _answer(path: str, kind: str, content: dict[str, Any], headers: Any, unread_body: bool = False) -> Response:
     request = current()
     request.reason = kind
+    # Names in a form may have what UTF-8 cannot, by a charset such as UTF-7.
+    content = {**content, "detail": content["detail"].encode(errors="backslashreplace").decode()}
     response = _UnreadBodyResponse if unread_body else JSONResponse
     status = content["status"]
     if path == "/v2" or path.startswith("/v2/"):

@@ -76,6 +76,10 @@ MAX_CHUNKS = 50_000
 """Of a PNG: 50 million pixels in chunks of 4 KiB, should they be noise."""
 MAX_TILES = 100_000
 """Of a TIFF: as many strips as no picture has rows."""
+BMP_RUN_LENGTHS = (1, 2)
+"""Compressions, of 8 bits and of 4."""
+MAX_RLE_PIXELS = 1_000_000
+"""Of a BMP with run lengths, which Pillow decodes in Python, a third of a microsecond a pixel."""
 TIFF_OFFSETS = (273, 324)
 """The tags of the places of strips and tiles."""
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
@@ -94,8 +98,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""Of a JPEG's segment; the others are within the data of a scan."""
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""Of a JPEG's segment; the others have no length."""
 _SIDEWAYS = {
     Image.Transpose.TRANSPOSE,
     Image.Transpose.ROTATE_270,
@@ -160,6 +164,9 @@ def _load(
             with _open(data, name, max_pixels) as image:
                 image.verify()
         with _open(data, name, max_pixels) as image:
+            run_lengths = name == "BMP" and image.info.get("compression") in BMP_RUN_LENGTHS
+            if run_lengths and image.width * image.height > MAX_RLE_PIXELS:
+                raise BrokenImage(f"A BMP with run lengths may have {MAX_RLE_PIXELS} pixels. Save it without.")
             if sizes is not None and name == "JPEG":
                 return _load_reduced(image, sizes, stretch, grey)
             image.load()
@@ -173,7 +180,7 @@ def _load(
     except Exception as error:  # Pillow's plugins raise nearly anything on a hostile file.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "its header is damaged or cut off"
+            reason = "its header is damaged or cut off, or of a kind that is not read"
         if len(data) > TEXT_BYTES and not any(byte in data for byte in (b"\0", b"\r", b"\n")):
             reason += ". It was sent as text, without its line ends: with curl take --data-binary instead of -d"
         raise BrokenImage(f"The {name} cannot be decoded: {reason}.") from None

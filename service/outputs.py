@@ -125,7 +125,7 @@ def quality(accept: str, media_type: str) -> float:
 def _ranges(accept: str) -> Mapping[str, float]:
     """The media ranges of an Accept header, and how much each is wanted."""
     found: dict[str, float] = {}
-    for item in accept.lower().split(","):
+    for item in (accept.strip() or "*/*").lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
         wanted = 1.0
         for parameter in parameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +14,7 @@ UInt8 = NDArray[np.uint8]
 WHITE = (255, 255, 255)
 MAX_PROFILE_BYTES = 8 << 20
 """The largest of printers' profiles have a few megabytes."""
+BAND_PIXELS = 256 * 1024
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -49,19 +51,27 @@ def _rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        return Image.fromarray(_scale_to_8_bits(np.asarray(image, dtype=np.float64))).convert("RGB")
+        return _scaled_to_8_bits(image).convert("RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", rgba.size, WHITE)
-        white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+        white.paste(rgba, mask=rgba)
         return white
     return image.convert("RGB")
 
 
-def _scale_to_8_bits(grey: NDArray[np.float64]) -> UInt8:
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """32-bit grey, whose range no header tells: the smallest usual range (1, 8, 16 or 32 bits) that holds it."""
-    grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(grey.max())
-    full = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), 2.0**32 - 1)
-    scaled: UInt8 = np.rint(grey.clip(0, full) * (255.0 / full)).astype(np.uint8)
-    return scaled
+    rows = max(1, BAND_PIXELS // image.width)  # Of all of them at once, 8 bytes a pixel would be taken several times.
+
+    def bands() -> Iterator[tuple[int, NDArray[np.float64]]]:
+        for top in range(0, image.height, rows):
+            band = image.crop((0, top, image.width, min(top + rows, image.height)))
+            yield top, np.nan_to_num(np.asarray(band, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+    most = max(float(band.max()) for _, band in bands())
+    full = next((limit for limit in (1.0, 255.0, 65535.0) if most <= limit), 2.0**32 - 1)
+    grey = np.empty((image.height, image.width), np.uint8)
+    for top, band in bands():
+        grey[top : top + rows] = np.rint(band.clip(0, full) * (255.0 / full))
+    return Image.fromarray(grey)

@@ -111,6 +111,8 @@ async def _form(request: Request, stream: AsyncGenerator[bytes, None], max_files
     try:
         yield await parser.parse()
     except MultiPartException as error:
+        if "Maximum number of files" in error.message:
+            raise InvalidRequest(f"The form has more than {max_files} files. Send fewer in a request.") from None
         raise InvalidRequest(f"The multipart form cannot be read: {error.message}") from None
     except (UnicodeError, LookupError) as error:  # Of names, in the charset that the form says it has.
         raise InvalidRequest(f"The multipart form cannot be read: {error}") from None

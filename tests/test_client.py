@@ -6,12 +6,13 @@ import asyncio
 import io
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -529,6 +530,34 @@ def test_nobody_waits_longer_than_there_is_time(kind: str) -> None:
         with pytest.raises(Unavailable):
             predict(kind, script.url, timeout_s=40.0)
         assert time.monotonic() - before < 30 and len(script.seen) == 1
+
+
+@BOTH
+def test_an_upload_that_takes_long(kind: str) -> None:
+    """The server takes what comes, ten megabytes a second."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take_slowly() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                while not ended.is_set() and connection.recv(100_000):
+                    time.sleep(0.01)
+
+        server = threading.Thread(target=take_slowly)
+        server.start()
+        before = time.monotonic()
+        with pytest.raises(TimedOut):
+            predict(kind, f"http://127.0.0.1:{listening.getsockname()[1]}", bytes(10**8), timeout_s=0.5, retries=0)
+        assert time.monotonic() - before < 5
+        ended.set()
+        server.join()
+
+
+def test_what_a_prediction_says_of_itself(server: Server) -> None:
+    room = predict("sync", server.url)
+    assert len(repr(room)) < 3000 and "upload" not in repr(room)
+    room.picture[0] = 0  # Like the other arrays it may be written to.
 
 
 @BOTH

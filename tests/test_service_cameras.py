@@ -97,6 +97,7 @@ def with_sensor(**tags: Any) -> bytes:
         ({"FocalPlaneXResolution": 6000 / 22.3 * 25.4}, 16 * 36 / 22.3),  # a smaller sensor
         ({"FocalLengthIn35mmFilm": 26}, 26),
         ({"FocalLengthIn35mmFilm": 0}, 16),
+        ({"FocalPlaneResolutionUnit": None}, 16),  # inches, where nothing is said
         ({"FocalPlaneResolutionUnit": 1}, None),
         ({"FocalPlaneXResolution": 0}, None),
         ({"FocalPlaneXResolution": None}, None),
@@ -127,10 +128,15 @@ def test_exif_is_read_without_decoding_pixels(monkeypatch: pytest.MonkeyPatch) -
     def load(*_: Any) -> None:
         raise AssertionError("decoded")
 
-    photos = [with_exif(26), with_exif(26, format="PNG"), with_exif(26, format="WEBP"), PICTURE]
+    png = with_exif(26, format="PNG")
+    start = png.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    behind = png[:start] + png[end:-12] + png[start:end] + png[-12:]
+    assert 0 < behind.index(b"IDAT") < behind.index(b"eXIf")
+    photos = [with_exif(26), png, behind, with_exif(26, format="WEBP"), PICTURE, behind[:-60]]
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     focal = pytest.approx(26 / math.hypot(36, 24))
-    assert [exif_focal(photo) for photo in photos] == [focal, focal, focal, None]
+    assert [exif_focal(photo) for photo in photos] == [focal, focal, focal, focal, None, None]
 
 
 # Of 640 x 480 by the camera: fx = 26 / 43.27 * 800.

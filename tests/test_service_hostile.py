@@ -433,6 +433,14 @@ def test_a_form_in_any_charset(server: Server, charset: str) -> None:
         assert "form cannot be read" in check_problem(response, 422)["detail"]
 
 
+@pytest.mark.parametrize(("charset", "name"), [("utf-7", "+2AA-"), ("unicode_escape", "\\ud800")])
+def test_names_that_no_utf8_has(server: Server, charset: str, name: str) -> None:
+    form = f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\nv\r\n--x--\r\n'.encode()
+    media_type = f"multipart/form-data; boundary=x; charset={charset}"
+    response = httpx.post(f"{server.url}/predict", content=form, headers={"Content-Type": media_type})
+    assert "no field 'file' (it has '\\ud800')" in check_problem(response, 422)["detail"]
+
+
 def test_a_long_path(server: Server) -> None:
     status, _ = exchange(server, head(line="GET /" + "a" * 70_000 + " HTTP/1.1"))
     assert status == 431
@@ -457,6 +465,7 @@ def test_path_tricks(server: Server, path: str) -> None:
         ("*/*;q=0", 406),
         ("image/png;q=0, image/png", 200),
         (", ,;q=, */*", 200),
+        ("", 200),
         ("application/json;" + "q=1;" * 5000, 200),
     ],
 )

@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 from service_client import HEIC, encode, opened, quadrants
 
 from model.backbones import LUMA
-from service import images
+from service import images, rgb
 from service.errors import BrokenImage, Problem, TooManyPixels, UnsupportedImage
 from service.images import Letterbox
 from service.rgb import to_rgb
@@ -135,6 +135,16 @@ def test_float_and_32_bit_tiff(top: float, expected: int) -> None:
     assert decode(encode(grey, "TIFF"))[0, 0, 0] == 0
 
 
+def test_float_tiffs_are_scaled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows are worked on at a time."""
+    grey = np.random.default_rng(0).uniform(-10, 300, (70, 31)).astype(np.float32)
+    grey[40, 7], grey[3, 3] = 60_000, np.inf
+    expected = np.rint(np.where(np.isfinite(grey), grey, 0).clip(0, 65535) / 257)
+    for pixels in (1, 300, 10**6):
+        monkeypatch.setattr(rgb, "BAND_PIXELS", pixels)
+        np.testing.assert_array_equal(decode(encode(grey, "TIFF"))[..., 0], expected)
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_of_an_animation_the_first_frame(format: str) -> None:
     red, blue = Image.new("RGB", (32, 16), (255, 0, 0)), Image.new("RGB", (32, 16), (0, 0, 255))
@@ -209,6 +219,26 @@ def jpeg_of(parts: bytes, *, scans: int = 0) -> bytes:
     return data[:2] + parts + data[2:-2] + scans * last + data[-2:]
 
 
+def hidden_scans(count: int) -> bytes:
+    """As those of `jpeg_of`, behind a marker without a length, which what follows it looks like."""
+    data = encode(np.zeros((64, 64, 3), np.uint8), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + b"\xff\x01\xff" + count * last + data[-2:]
+
+
+def rle_bmp(width: int, height: int) -> bytes:
+    """One of which each row ends after a pixel."""
+    pixels = height * b"\x01\x00\x00\x00" + b"\x00\x01"
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 1, 0) + bytes(4)
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(pixels), 0, 0, 14 + len(head)) + head + pixels
+
+
+def test_bmps_with_run_lengths_are_bounded() -> None:
+    assert decode(rle_bmp(100, 50)).shape == (50, 100, 3)
+    with pytest.raises(BrokenImage, match="run lengths may have 1000000 pixels"):
+        images.decode(rle_bmp(10_000, 5_000), 10**8)
+
+
 def png_of(chunks: bytes) -> bytes:
     data = encode(quadrants())
     return data[:33] + chunks + data[33:]
@@ -231,6 +261,7 @@ CHUNK = bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
     "data",
     [
         jpeg_of(b"", scans=200),
+        hidden_scans(200),
         jpeg_of(EXIF_SEGMENT * 200),
         jpeg_of(b"\xff\xe5\x00\x02" * 20_000),
         png_of(CHUNK * 60_000),
@@ -240,7 +271,7 @@ CHUNK = bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
         tiff_of(10**6, big=True, order=">"),
         tiff_of(10**6)[:8] + b"\xff" + tiff_of(10**6)[9:],  # A directory that is cut off.
     ],
-    ids=["scans", "exif", "segments", "chunks", "tiff", "tiff-mm", "bigtiff", "bigtiff-mm", "tiff-cut"],
+    ids=["scans", "hidden", "exif", "segments", "chunks", "tiff", "tiff-mm", "bigtiff", "bigtiff-mm", "tiff-cut"],
 )
 def test_files_that_would_take_minutes_are_refused_at_once(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(*_: Any, **__: Any) -> None:
@@ -255,6 +286,7 @@ def test_files_that_would_take_minutes_are_refused_at_once(data: bytes, monkeypa
     "data",
     [
         jpeg_of(b"", scans=50),
+        hidden_scans(50),
         jpeg_of(EXIF_SEGMENT + b"\xff\xe5\x00\x02" * 2000),
         # Phones put films behind photos, in which any byte may follow any other.
         encode(quadrants(), "JPEG") + random.Random(0).randbytes(10**7),
@@ -262,7 +294,7 @@ def test_files_that_would_take_minutes_are_refused_at_once(data: bytes, monkeypa
         png_of(CHUNK * 10_000),
         encode(quadrants()) + bytes(10**6),
     ],
-    ids=["scans", "segments", "film", "markers", "chunks", "zeros"],
+    ids=["scans", "hidden", "segments", "film", "markers", "chunks", "zeros"],
 )
 def test_files_with_many_parts_are_read(data: bytes) -> None:
     assert decode(data).shape[2] == 3
