@@ -164,7 +164,9 @@ def in_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     Half precision has 11 bits: of metres, its steps are 2 mm from 2 m on, and 8 mm from 8 m on.
     """
     full = {
-        name: copy.deepcopy(layer) for name, layer in network.named_modules() if name.endswith("heads.depth.classifier")
+        name: copy.deepcopy(layer)
+        for name, layer in network.named_modules()
+        if name.endswith("heads.depth.classifier") or (name.endswith("heads.depth") and not [*layer.children()])
     }
     network.to(dtype)
     if dtype != torch.float32:
@@ -545,7 +547,7 @@ class Quantization:
                 f"{-100 * args.max_miou_loss:+g}) and rmse by {found['rmse_loss']:+.2%} (--max-rmse-loss allows "
                 f"{args.max_rmse_loss:+.2%}) on {found['data']} {found['split']}; nothing was written"
             )
-        calibration = {"calibration_split": args.calibration_split, "calibration_pictures": args.calibration_pictures}
+        calibration = {"calibration_split": args.calibration_split, "calibration_pictures": self.calibration.count}
         return proto, card | {"agreement": {"reference": "ONNX Runtime fp32", **calibration, **found}}
 
 
@@ -583,7 +585,7 @@ def main(argv: list[str] | None = None) -> None:
     int8 = parser.add_argument_group("int8", "the ranges of its maps come from pictures, and so does what it loses")
     int8.add_argument("--calibration", type=Path, metavar="DATA", help="data set folder")
     int8.add_argument("--calibration-split", default="train", metavar="SPLIT", help="to take ranges from (train)")
-    int8.add_argument("--calibration-pictures", type=int, default=200, metavar="COUNT", help="of it (200)")
+    int8.add_argument("--calibration-pictures", type=int, metavar="COUNT", help="of it (200, or all there are)")
     int8.add_argument("--measured-split", default="val", metavar="SPLIT", help="to measure the loss on (val)")
     int8.add_argument("--max-miou-loss", type=float, default=0.005, metavar="X", help="0.005: half a point")
     int8.add_argument("--max-rmse-loss", type=float, default=0.01, metavar="X", help="0.01: one per cent more")

@@ -35,6 +35,10 @@ POOLING = ("ReduceMean", "GlobalAveragePool")
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
+CALIBRATION_PICTURES = 200
+"""Where nothing else is said."""
+
+
 class QuantizationError(Exception):
     """A network that is not to be quantised so; the message is one line."""
 
@@ -43,6 +47,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
     """`count` pictures of a split, evenly spread over it, on the canvases that the service would put them on.
 
     Args:
+        count: None: `CALIBRATION_PICTURES`, or all there are.
         sizes: of the card, (height, width).
 
     Raises:
@@ -50,8 +55,9 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
         QuantizationError: the split has fewer pictures.
     """
 
-    def __init__(self, info: DatasetInfo, split: str, count: int, sizes: list[tuple[int, int]]) -> None:
+    def __init__(self, info: DatasetInfo, split: str, count: int | None, sizes: list[tuple[int, int]]) -> None:
         self.data = FolderDataset(info, split)
+        self.count = count = min(CALIBRATION_PICTURES, len(self.data)) if count is None else count
         if not 1 <= count <= len(self.data):
             raise QuantizationError(
                 f"{info.root}: split '{split}' has {len(self.data)} pictures, and {count} are wanted; give "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from model.backbones import BACKBONES
@@ -108,6 +109,13 @@ class NetworkConfig:
             raise ValueError(f"{self.network} does not take these options: {reason}") from None
         network.saturation = saturation
         return network
+
+    def classifiers(self) -> set[str]:
+        """The names of its tensors whose shapes are by the number of classes."""
+        with torch.device("meta"):  # Shapes alone.
+            own, other = (replace(self, classes=classes).build() for classes in (self.classes, self.classes * 2))
+        shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
+        return {name for name, tensor in own.state_dict().items() if tensor.shape != shapes[name]}
 
 
 def count_parameters(network: nn.Module) -> int:

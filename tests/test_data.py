@@ -61,6 +61,7 @@ def test_a_sample_has_the_values_on_disk(tmp_path: Path) -> None:
         (lambda raw: raw.update(format=9), "format 9, this version reads 1"),
         (lambda raw: raw["classes"].pop(0), "must count up from 0"),
         (lambda raw: raw.update(splits=[]), "incomplete or wrong"),
+        (lambda raw: raw["classes"][1].update(name=raw["classes"][0]["name"]), "two classes are called 'wall'"),
         (lambda raw: raw["classes"][1].update(color="#804000"), "the colour of class 'floor' is not three numbers"),
         (lambda raw: raw["classes"][2].update(color=[300, 0, 0]), "the colour of class 'bed' is not three numbers"),
         (lambda raw: raw["classes"][2].update(color=[0.5, 0, 0]), "the colour of class 'bed' is not three numbers"),

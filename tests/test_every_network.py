@@ -57,7 +57,7 @@ def spread_maps(path: Path) -> None:
     with torch.no_grad():
         for task, maps in network(picture).items():
             scale = {"segmentation": 1.0, "depth": 0.4}[task] / maps.std(dim=(0, 2, 3))
-            classifier = network.heads[task].classifier
+            classifier = getattr(network.heads[task], "classifier", network.heads[task])
             classifier.weight *= scale[:, None, None, None]
             classifier.bias.copy_(
                 (classifier.bias - maps.mean(dim=(0, 2, 3))) * scale + (2.5 if task == "depth" else 0)

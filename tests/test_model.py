@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def test_forward_in_evaluation(name: str, backbone: str) -> None:
         image = picture(size)
         with torch.inference_mode():
             first, again = network(image), network(image)
-        assert list(first) == list(network.tasks)
+        assert [task for task in first if task not in network.auxiliary_tasks] == list(network.tasks)
         for task in network.tasks:
             assert first[task].shape == (2, 5 if task == "segmentation" else 1, *size)
             assert first[task].isfinite().all()
@@ -157,7 +158,7 @@ def test_a_finite_gradient_reaches_every_parameter(name: str, backbone: str) -> 
     network = build(name, backbone).train()
     outputs = network(picture((97, 131) if backbone == "resnet18" else (64, 96)))
     assert ("intermediate" in outputs) == (name in DEEP)
-    maps = [outputs[task] for task in network.tasks]
+    maps = [outputs[task] for task in (*network.tasks, *network.auxiliary_tasks) if task in outputs]
     maps += [m for prediction in outputs.get("intermediate", []) for m in prediction.values()]
     torch.autograd.backward(torch.stack([m.square().mean() for m in maps]).sum())
     without = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
@@ -504,8 +505,19 @@ def test_load_single_task_refuses(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_classifiers_are_found(name: str) -> None:
+    config = NetworkConfig(name, supported_backbones(name)[0], FIVE)
+    of_classes = {key for key, tensor in config.build().state_dict().items() if len(FIVE) in tensor.shape[:1]}
+    # None of another size: 5 is the width of no layer.
+    assert config.classifiers() == of_classes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_checkpoint_round_trip(name: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"pad_net": {"width": 32}, "mti_net": {"pyramid_width": 32}}.get(name, {"dropout": 0.2})
+    options: dict[str, Any] = {"pad_net": {"width": 32}, "mti_net": {"pyramid_width": 32}}.get(name, {})
+    options = {"saturation": 0.5, **options}
+    if not options.keys() & {"width", "pyramid_width"} and "dropout" in inspect.signature(NETWORKS[name]).parameters:
+        options["dropout"] = 0.2
     network = build(name, "mobilenet_v2", **options)
     config = NetworkConfig(name, "mobilenet_v2", FIVE, options)
     path = tmp_path / "checkpoint.safetensors"

@@ -300,6 +300,7 @@ def test_grey_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None
         ("--color -3", "--color is a strength, 0 to 1"),
         ("--zoom 1 inf", "--zoom: give 0 < MIN <= MAX"),
         ("--workers -1", "--workers must be at least 0"),
+        ("--seed -1", "--seed must be at least 0"),
         ("--start s --single-task a b", "--start and --single-task are two starts; give one of them"),
     ],
 )

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import signal
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,9 @@ def read_info(root: Path) -> DatasetInfo:
         )
     if [c.id for c in classes] != list(range(len(classes))) or not 1 <= len(classes) <= IGNORE:
         raise DataError(f"{path}: class ids must count up from 0, and there may be 1 to {IGNORE}")
+    # Figures of classes are by their names.
+    if twice := next((name for name, n in Counter(c.name for c in classes).items() if n > 1), None):
+        raise DataError(f"{path}: two classes are called '{twice}'")
     return info
 
 
@@ -272,7 +276,7 @@ class FolderDataset(Dataset[Sample]):
         """The picture as it is on disk, turned as its EXIF says, checked."""
         root, name = self.info.homes.get(name, (self.info.root, name))
         image_path = root / "images" / f"{name}.jpg"
-        if not image_path.is_file():
+        if not image_path.is_file() and image_path.with_suffix(".png").is_file():
             image_path = image_path.with_suffix(".png")
         image = _read(image_path, "RGB", np.uint8)
         label = _read(root / "labels" / f"{name}.png", "L", np.uint8)

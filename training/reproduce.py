@@ -250,6 +250,17 @@ OWN = {"optimizer": "{}", "lr": "learning rate {:g}", "exchange_lr": "{:g} times
 """What such rows differ in, and how it is told."""
 
 
+TOLD = {
+    "optimizer": "{}",
+    "lr": "learning rate {:g}",
+    "weighting": "losses weighed by `{}`",
+    "loss_weights": "times {0[0]:g} and {0[1]:g}",
+    "depth_loss": "depth loss `{}`",
+    "weights": "backbone from `{}`",
+}
+"""What else all runs were trained with, where they do."""
+
+
 def own_settings(rows: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list[str]:
     """A line for each row that began with single-task networks: that, and what is not in `shared`."""
     lines = []
@@ -279,8 +290,9 @@ def markdown(table: dict[str, Any]) -> str:
         f"Trained with preset {settings['preset']} on {settings['backbone']}, {height}x{width}, "
         f"{settings['epochs']} epochs of `{settings['train_split']}`, batch {settings['batch_size']}, "
         f"zoom {settings['zoom'][0]:g} to {settings['zoom'][1]:g}, "
-        f"{'not mirrored' if settings.get('no_flip') else 'mirrored'}, colour changes of {settings['color']:g}. "
-        "Parameters in units of 2^20; log_rmse is of natural logarithms.",
+        f"{'not mirrored' if settings.get('no_flip') else 'mirrored'}, colour changes of {settings['color']:g}, "
+        + "".join(f"{text.format(settings[key])}, " for key, text in TOLD.items() if settings.get(key) is not None)[:-2]
+        + ". Parameters in units of 2^20; log_rmse is of natural logarithms.",
         *own_settings(table["rows"], settings),
         "",
         "| method | parameters | " + " | ".join(f"{column} | paper" for column, _ in FIGURES.values()) + " |",

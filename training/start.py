@@ -109,7 +109,8 @@ def load_other_training(
     theirs = others[0].config.classes
     # Classifiers of other classes are not taken, also where by chance there are as many: they are others still.
     same = same_classes(theirs, classes)
-    taken = [k for k in own if same or ".segmentation.classifier" not in k]
+    left = set() if same else others[0].config.classifiers()
+    taken = [k for k in own if k not in left]
     for file, other in zip(args.start, others, strict=True):
         then = (other.config.network, other.config.backbone)
         if then != (args.network, args.backbone):

@@ -230,6 +230,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.loss_weights, args.zoom = tuple(args.loss_weights), tuple(args.zoom)
     args.auxiliary_weights = tuple(args.auxiliary_weights)
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
     if args.batch_size < 2:
         parser.error("--batch-size: batch normalisation over 1x1 maps needs at least 2 pictures")
     if args.epochs < 0 or min(args.eval_every, args.accumulate, args.log_every, args.loss_stride) < 1:
