@@ -313,6 +313,10 @@ class _Run:
     async def _one(self, job: Job, answer: Answer) -> None:
         try:
             upload = await self._in_thread(job.read)
+        except (OSError, ValueError) as error:  # A frame of a video may be of a kind that is not read.
+            self._progress.fail(Failure(job.name, getattr(error, "strerror", None) or str(error)))
+            return
+        try:
             body = await answer(upload)
         except (
             EnginesLost,
@@ -324,9 +328,6 @@ class _Run:
             raise _FatalError(str(error)) from None
         except (errors.Problem, client_errors.ClientError) as error:
             self._progress.fail(Failure(job.name, str(error)))
-            return
-        except OSError as error:
-            self._progress.fail(Failure(job.name, error.strerror or str(error)))
             return
         try:
             await self._in_thread(lambda: write_atomically(job.target, body))

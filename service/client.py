@@ -169,10 +169,13 @@ class _Requests:
         self.retries = retries
         self._base = url if "://" in url else f"http://{url}"
         try:
-            # As messages have it, without a password.
-            self._shown = str(httpx.URL(self._base).copy_with(userinfo=b""))
+            address = httpx.URL(self._base)
         except httpx.InvalidURL as error:
             raise ValueError(f"'{url}' is not an address: {error}") from None
+        if address.scheme not in ("http", "https"):
+            raise ValueError(f"'{url}' is not an address of HTTP")
+        # As messages have it, without a password.
+        self._shown = str(address.copy_with(userinfo=b""))
         self._headers = {"Accept": "*/*", "User-Agent": "segdepth-client"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"

@@ -239,6 +239,25 @@ def test_pixels_of_videos_are_made_square(tmp_path: Path, aspect: Fraction, widt
             assert np.abs((frame[at, 40] if turned else frame[8, at]) - color).max() < 60
 
 
+def test_a_frame_that_cannot_be_converted_is_one_failure(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "clip.mp4", 3)
+    convert = bulk_inputs._upright
+    seen: list[object] = []
+
+    def sometimes(pixels: np.ndarray, matrix: object) -> np.ndarray:
+        seen.append(matrix)
+        if len(seen) == 2:
+            raise ValueError("a kind that nobody knows")
+        return convert(pixels, matrix)
+
+    monkeypatch.setattr(bulk_inputs, "_upright", sometimes)
+    assert predict(tmp_path / "clip.mp4", "--out", tmp_path / "out", "--output", "mask", "--model", tiny_model) == 1
+    told = capsys.readouterr().err
+    assert "2 done" in told and "1 failed" in told and "a kind that nobody knows" in told
+
+
 def test_times_of_frames(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of all of them, whichever are answered, and whatever was there before."""
     write_video(tmp_path / "clip.mp4")

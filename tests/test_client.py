@@ -618,6 +618,8 @@ def test_an_address_that_is_none() -> None:
     for client in (Client, AsyncClient):
         with pytest.raises(ValueError, match=r"'http://\[::1' is not an address"):
             client("http://[::1")
+        with pytest.raises(ValueError, match="'ftp://localhost' is not an address of HTTP"):
+            client("ftp://localhost")
 
 
 @BOTH
