@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from service.arrays import UInt8
 from service.client_errors import NotUnderstood
 from service.rgb import to_rgb
 
-UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 Color = tuple[int, int, int]
 """sRGB, 0 to 255."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-UInt8 = NDArray[np.uint8]
 WHITE = (255, 255, 255)
 MAX_PROFILE_BYTES = 8 << 20
 """The largest of printers' profiles have a few megabytes."""
