@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_one_row_end_to_end_and_not_twice(boxes: Path, tmp_path: Path, capsys: p
     main(command)
     assert capsys.readouterr().out.count("has ended") == 3
     assert {p: os.stat(p).st_mtime_ns for p in before} == before
+
+    # Of other pictures to test with, the figures are others; nothing is trained anew.
+    description = json.loads((boxes / "dataset.json").read_text())
+    description["splits"]["test"] += description["splits"].pop("val")
+    more = tmp_path / "more"
+    shutil.copytree(boxes, more)
+    (more / "dataset.json").write_text(json.dumps(description))
+    command[command.index(str(boxes))] = str(more)
+    main(command)
+    changed = {path.name for path in before if os.stat(path).st_mtime_ns != before[path]}
+    assert changed == {"test.json"}
+    (row,) = json.loads((tmp_path / "table1-boxes-small.json").read_text())["rows"]
+    assert [run["pictures"] for run in row["runs"]] == [len(description["splits"]["test"])]
 
 
 def test_what_makes_a_row_is_not_lost_to_other_options(boxes: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from model.checkpoint import CheckpointError, load_checkpoint
 from model.networks import count_parameters
 from training import train
 from training.data import DataError, DatasetInfo, FolderDataset, read_info
+from training.describe import digest_of
 from training.evaluate import evaluate
 from training.start import CHECKPOINT
 
@@ -196,16 +197,17 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
 
     checkpoint = load_checkpoint(where / CHECKPOINT)
     result_path = where / "test.json"
-    if not result_path.is_file():
+    digest = digest_of(info, "test")
+    result = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else {}
+    if result.get("digest") != digest:  # Or of other pictures.
         network = checkpoint.network().to(train.parse_args(command).device)
         training = checkpoint.info["training"]
         size, focal = tuple(training["size"]), training.get("focal", 0.0)
         result = evaluate(network, FolderDataset(info, "test"), size, workers=2, progress=True, focal=focal)
-        result["parameters"] = count_parameters(network)
+        result |= {"parameters": count_parameters(network), "digest": digest}
         partial = result_path.with_suffix(".partial")
         partial.write_text(json.dumps(result, indent=2), encoding="utf-8")
         partial.replace(result_path)
-    result = json.loads(result_path.read_text(encoding="utf-8"))
     training = checkpoint.info["training"] | {"backbone": checkpoint.config.backbone}
     # Names, not where they lie on this machine.
     training["weights"] = Path(training["weights"]).name
