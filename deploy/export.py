@@ -317,11 +317,12 @@ def compare(
 # ------------------------------------------------------------------------------------------------ card
 
 
-def read_evaluation(path: Path, saturations: Collection[float]) -> dict[str, Any]:
+def read_evaluation(path: Path, weights: Collection[str], saturations: Collection[float]) -> dict[str, Any]:
     """What `evaluate.py --json` wrote, as the card has it.
 
     Args:
-        saturations: How much the exported networks see of the colours.
+        weights: `Checkpoint.digest` of the exported networks.
+        saturations: How much they see of the colours.
 
     Raises:
         ExportError: no such file, something else is in it, or figures that the service does not reach.
@@ -330,6 +331,8 @@ def read_evaluation(path: Path, saturations: Collection[float]) -> dict[str, Any
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("augmentation"):
             raise ExportError(f"{path}: measured with test-time augmentation, which the service does not do")
+        if (measured := found.get("weights")) is not None and measured not in weights:
+            raise ExportError(f"{path}: measured with other weights; measure the checkpoint that is exported")
         if (seen := found.get("saturation")) is not None and seen not in saturations:
             raise ExportError(f"{path}: measured at saturation {seen}, which is not that of the exported network")
         return {key: found[key] for key in ("data", "split", "protocol", "values")}
@@ -467,7 +470,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     network, parts = join(checkpoints)
     # What is wrong with these shows before anything is traced, which takes longest.
     saturations = {one.config.saturation for one in parts}
-    evaluations = [read_evaluation(path, saturations) for path in args.evaluation]
+    weights = [one.digest() for one in checkpoints]
+    evaluations = [read_evaluation(path, weights, saturations) for path in args.evaluation]
     if args.pictures is not None:
         picture_files(args.pictures)
     args.sizes = args.sizes or common_sizes(parts)

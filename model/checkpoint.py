@@ -7,6 +7,7 @@ training adds (its settings, its data, its figures). Nothing is pickled; loading
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -61,6 +63,14 @@ class Checkpoint:
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"{wrong}: {' '.join(str(error).split())[:300]}") from None
         return network.eval()
+
+    def digest(self) -> str:
+        """Of its weights, by which the figures of a measurement are known to be its own."""
+        found = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            found.update(name.encode())
+            found.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
 
 
 def with_saturation(checkpoint: Checkpoint, saturation: float) -> Checkpoint:

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 
 from deploy import export as exporter
 from deploy.quantize import QuantizationError, measure
-from model.checkpoint import Checkpoint, save_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.classes import NYU40
 from model.networks import NETWORKS, NetworkConfig
 from service.card import ModelCard
@@ -252,18 +253,30 @@ def test_figures_by_test_time_augmentation_are_not_the_service_s(tmp_path: Path)
     result = {"data": "x", "split": "test", "protocol": "mtl", "values": {"miou": 0.5}, "augmentation": None}
     file = tmp_path / "result.json"
     file.write_text(json.dumps(result))
-    assert exporter.read_evaluation(file, {1.0})["values"] == {"miou": 0.5}
+    assert exporter.read_evaluation(file, ["a"], {1.0})["values"] == {"miou": 0.5}
     file.write_text(json.dumps({**result, "augmentation": {"scales": [1.0], "flip": True}}))
     with pytest.raises(exporter.ExportError, match="test-time augmentation"):
-        exporter.read_evaluation(file, {1.0})
+        exporter.read_evaluation(file, ["a"], {1.0})
 
 
 def test_figures_at_another_saturation_are_not_those_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     file.write_text(json.dumps({"data": "x", "split": "test", "protocol": "mtl", "values": {}, "saturation": 0.0}))
-    assert exporter.read_evaluation(file, {0.0, 1.0})["data"] == "x"
+    assert exporter.read_evaluation(file, ["a"], {0.0, 1.0})["data"] == "x"
     with pytest.raises(exporter.ExportError, match=r"measured at saturation 0\.0"):
-        exporter.read_evaluation(file, {1.0})
+        exporter.read_evaluation(file, ["a"], {1.0})
+
+
+def test_figures_of_other_weights_are_not_those_of_the_file(trained: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(trained)
+    other = {**loaded.weights, next(iter(loaded.weights)): next(iter(loaded.weights.values())) + 1}
+    digests = {loaded.digest(), replace(loaded, weights=other).digest()}
+    assert len(digests) == 2 and load_checkpoint(trained).digest() in digests
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"data": "x", "split": "test", "protocol": "mtl", "values": {}, "weights": "b"}))
+    assert exporter.read_evaluation(file, ["a", "b"], {1.0})["data"] == "x"
+    with pytest.raises(SystemExit, match="measured with other weights"):
+        export(trained, tmp_path / "model.onnx", "--evaluation", str(file))
 
 
 def test_a_card_that_the_service_would_refuse_is_not_written(trained: Path, tmp_path: Path) -> None:

@@ -392,6 +392,7 @@ def main(argv: list[str] | None = None) -> None:
             flip=args.flip,
             focal=checkpoint.info["training"].get("focal", 0.0),
         )
+        result["weights"] = checkpoint.digest()
         result["saturation"] = checkpoint.config.saturation
         if result["saturation"] != 1:
             result["notes"].append(f"the network sees {result['saturation']:.0%} of the colours")
