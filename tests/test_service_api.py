@@ -176,6 +176,7 @@ def test_png_equals_json() -> None:
     ("accept", "output", "wanted"),
     [
         ("*/*", None, "json"),
+        ("", None, "json"),  # It asks for nothing.
         ("application/json", None, "json"),
         ("image/png", None, "mask"),
         ("image/*;q=0.5", None, "mask"),
@@ -203,7 +204,7 @@ def test_negotiation(accept: str, output: Any, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("accept", "output"),
     [
-        *[("text/html", None), ("application/json", "mask"), ("image/png;q=0", "mask"), ("", None), ("*/*;q=x", None)],
+        *[("text/html", None), ("application/json", "mask"), ("image/png;q=0", "mask"), ("*/*;q=x", None)],
         *[("image/png", "json"), ("application/zip", "npz"), ("model/gltf-binary", "ply"), ("image/*", "coco")],
     ],
 )
