@@ -403,10 +403,7 @@ class Batcher:
             if not wait and self._idle:
                 return []
             while True:
-                # At the end, too, an engine stays while pictures wait for another one, which may be lost.
-                while (
-                    not (wanted := owner.wants(len(self._waiting))) and wait and (self._waiting or not self._stopping)
-                ):
+                while not (wanted := owner.wants(len(self._waiting))) and wait and not self._done():
                     self._idle += 1
                     self._wake.wait()
                     self._idle -= 1
@@ -424,11 +421,14 @@ class Batcher:
                 self._waiting = others
                 if batch:
                     self._metrics.batches.labels(owner.name, released).inc()
-                done = self._stopping and not self._waiting
-                if done:
+                if self._done():
                     self._wake.notify_all()
-                if batch or done or not wait:
+                if batch or not wait or self._done():
                     return batch
+
+    def _done(self) -> bool:
+        """Nothing is to be run any more. While pictures wait every engine stays, for another one may be lost."""
+        return self._stopping and not self._waiting
 
     def _is_wanted(self, item: _Item) -> bool:
         """Whether somebody still waits for it."""

@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, metavar="SECONDS", help="with --url: for each picture, further attempts included (120)"
     )
     for name, field in Parameters.model_fields.items():
-        words = ["true", "false"] if field.annotation is bool else get_args(field.annotation)
-        words = [word for word in words if isinstance(word, str)]
+        arguments = ("true", "false") if field.annotation is bool else get_args(field.annotation)
+        words = [word for word in arguments if isinstance(word, str)]
         described = str(field.description).replace("%", "%%")
         add(
             f"--{name.replace('_', '-')}",

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 
 from service.arrays import Size, UInt16
 from service.errors import InvalidRequest
-from service.images import INVALID_DEPTH, Letterbox, sniff
+from service.images import INVALID_DEPTH, Letterbox, png_chunks, sniff
 
 TYPICAL_FOCAL = 0.85
 """In longer sides of the picture. Main cameras of phones have 0.72 to 0.75, Kinects 0.81 to 0.9, headsets 0.92."""
@@ -193,13 +193,7 @@ def exif_focal(upload: bytes) -> float | None:
 def _late_exif(png: bytes) -> Image.Exif:
     """That of a PNG whose EXIF, if it has any, is behind its pixels."""
     exif = Image.Exif()
-    position = 8
-    while (head := png[position : position + 8])[4:] not in (b"", b"IEND"):
-        end = position + 8 + int.from_bytes(head[:4], "big")
-        if head[4:] == b"eXIf":
-            exif.load(png[position + 8 : end])
-            break
-        position = end + 4
+    exif.load(next((png[start:end] for kind, start, end in png_chunks(png) if kind == b"eXIf"), b""))
     return exif
 
 

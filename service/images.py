@@ -16,11 +16,12 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -199,12 +200,17 @@ def _refuse_endless(data: bytes, name: str) -> None:
 
 def _has_endless_chunks(png: bytes) -> bool:
     """Whether it has too many chunks, which Pillow reads one by one."""
+    return next(islice(png_chunks(png), MAX_CHUNKS - 1, None), None) is not None
+
+
+def png_chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The type of each chunk before the last, and where its content begins and ends; nothing is checked."""
     position = 8
-    for _ in range(MAX_CHUNKS):
-        if position >= len(png) or png.startswith(b"IEND", position + 4):
-            return False
-        position += 12 + int.from_bytes(png[position : position + 4], "big")
-    return True
+    while position < len(png) and (kind := png[position + 4 : position + 8]) != b"IEND":
+        start = position + 8
+        end = start + int.from_bytes(png[position : position + 4], "big")
+        yield kind, start, end
+        position = end + 4
 
 
 def _has_endless_segments(jpeg: bytes) -> bool:

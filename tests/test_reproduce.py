@@ -136,7 +136,7 @@ def test_mean_and_deviation_are_written() -> None:
     text = markdown(table)
     assert "| A<B | 1.00 + 2.00 | 41.00 ± 1.41 | 1.00 | 0.5000 ± 0.0000 | 1.0000 |" in text
     assert "Small budget" not in text
-    assert "zoom 1 to 1.5, mirrored, colour changes of 0.5" in text
+    assert "zoom 1 to 1.5, mirrored, colour changes of 0.5. Parameters" in text
     svg = ET.fromstring(scatter(table))
     assert len(svg.findall("{http://www.w3.org/2000/svg}circle")) == 2
 

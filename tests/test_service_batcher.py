@@ -369,18 +369,15 @@ def test_an_engine_that_hangs_is_counted_once() -> None:
 
     async def test() -> None:
         metrics = Metrics()
-        batcher = Batcher([lambda: hanging], print, metrics, max_batch=1, queue_size=8, queue_bytes=1 << 20, hang_s=0.3)
-        batcher.start()
-        await until(lambda: batcher.ready)
-        hanging.gate.clear()
-        first = asyncio.create_task(batcher.infer(canvas(1)))
-        await until(lambda: batcher.lost)
-        hanging.gate.set()
-        with pytest.raises(InferenceFailed):
-            await first
-        await until(lambda: hanging.closed)
-        assert 'segdepth_engine_failures_total{engine="0"} 1.0' in metrics.text().decode()
-        await asyncio.to_thread(batcher.close)
+        async with running(hanging, metrics=metrics, hang_s=0.3) as batcher:
+            hanging.gate.clear()
+            first = asyncio.create_task(batcher.infer(canvas(1)))
+            await until(lambda: batcher.lost)
+            hanging.gate.set()
+            with pytest.raises(InferenceFailed):
+                await first
+            await until(lambda: hanging.closed)
+            assert 'segdepth_engine_failures_total{engine="0"} 1.0' in metrics.text().decode()
 
     asyncio.run(test())
 
@@ -830,24 +827,21 @@ def test_at_the_end_what_was_left_to_an_engine_that_is_lost_is_answered() -> Non
     second = SharingFake(lambda waiting: waiting if first.gate.is_set() else 0)
 
     async def test() -> None:
-        loaders: list[Callable[[], Any]] = [lambda: first, lambda: second]
-        batcher = Batcher(loaders, print, Metrics(), max_batch=1, queue_size=8, queue_bytes=1 << 20)
-        batcher.start()
-        await until(lambda: batcher.ready)
-        first.gate.clear()
-        running = asyncio.create_task(batcher.infer(canvas(1)))
-        await until(lambda: first.batches)
-        left = asyncio.create_task(batcher.infer(canvas(2)))
-        gone = asyncio.create_task(batcher.infer(canvas(3)))
-        await asyncio.sleep(0.01)
-        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-        await asyncio.sleep(0.05)
-        gone.cancel()
-        first.gate.set()
-        with pytest.raises(InferenceFailed):
-            await running
-        assert int((await left).prediction.confidence[0, 0]) == 2
-        await asyncio.wait_for(closing, 10)
+        async with running(first, second, max_batch=1) as batcher:
+            first.gate.clear()
+            under_way = asyncio.create_task(batcher.infer(canvas(1)))
+            await until(lambda: first.batches)
+            left = asyncio.create_task(batcher.infer(canvas(2)))
+            gone = asyncio.create_task(batcher.infer(canvas(3)))
+            await asyncio.sleep(0.01)
+            closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+            await asyncio.sleep(0.05)
+            gone.cancel()
+            first.gate.set()
+            with pytest.raises(InferenceFailed):
+                await under_way
+            assert int((await left).prediction.confidence[0, 0]) == 2
+            await asyncio.wait_for(closing, 10)
 
     asyncio.run(test())
 

@@ -248,19 +248,25 @@ def shared_settings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in settings[0].items() if all(k in one and one[k] == v for one in settings)}
 
 
-OWN = {"optimizer": "{}", "lr": "learning rate {:g}", "exchange_lr": "{:g} times that for what joins"}
-"""What such rows differ in, and how it is told."""
-
-
 TOLD = {
     "optimizer": "{}",
     "lr": "learning rate {:g}",
+    "exchange_lr": "{:g} times that for what joins",
     "weighting": "losses weighed by `{}`",
     "loss_weights": "times {0[0]:g} and {0[1]:g}",
     "depth_loss": "depth loss `{}`",
     "weights": "backbone from `{}`",
 }
-"""What else all runs were trained with, where they do."""
+"""How settings are told."""
+OF_ALL = ("optimizer", "lr", "weighting", "loss_weights", "depth_loss", "weights")
+"""What is told of a table, where all its runs have it."""
+OF_ROWS = ("optimizer", "lr", "exchange_lr")
+"""What rows that began with single-task networks may differ in."""
+
+
+def told(settings: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    """In words, of those that there are."""
+    return [TOLD[key].format(settings[key]) for key in keys if settings.get(key) is not None]
 
 
 def own_settings(rows: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list[str]:
@@ -269,9 +275,9 @@ def own_settings(rows: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list
     for row in rows:
         training = row["runs"][0]["training"] if row["runs"] else {}
         if training.get("single_task"):
-            told = [text.format(training[key]) for key, text in OWN.items() if key not in shared]
+            own = told(training, [key for key in OF_ROWS if key not in shared])
             start = "from single-task networks, trained before as long"
-            lines.append(f"{row['name']}: {', '.join([start, *told])}.")
+            lines.append(f"{row['name']}: {', '.join([start, *own])}.")
     return lines
 
 
@@ -292,8 +298,8 @@ def markdown(table: dict[str, Any]) -> str:
         f"Trained with preset {settings['preset']} on {settings['backbone']}, {height}x{width}, "
         f"{settings['epochs']} epochs of `{settings['train_split']}`, batch {settings['batch_size']}, "
         f"zoom {settings['zoom'][0]:g} to {settings['zoom'][1]:g}, "
-        f"{'not mirrored' if settings.get('no_flip') else 'mirrored'}, colour changes of {settings['color']:g}, "
-        + "".join(f"{text.format(settings[key])}, " for key, text in TOLD.items() if settings.get(key) is not None)[:-2]
+        f"{'not mirrored' if settings.get('no_flip') else 'mirrored'}, "
+        + ", ".join([f"colour changes of {settings['color']:g}", *told(settings, OF_ALL)])
         + ". Parameters in units of 2^20; log_rmse is of natural logarithms.",
         *own_settings(table["rows"], settings),
         "",
