@@ -73,6 +73,10 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,
+        # Relative to the description: a proxy may have put the service under a path.
+        servers=[{"url": "./"}],
+        docs_url=None,  # In service.site.
+        redoc_url=None,
     )
     app.state.models = models
     app.include_router(router)

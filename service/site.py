@@ -1,4 +1,6 @@
-"""The page at `/`: `service/page`, served as it lies there."""
+"""What is for browsers: the page at `/` (`service/page`, served as it lies there) and the API's description at `/docs`.
+
+Their addresses are relative, so that a proxy can put the service under a path of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 
 from service.outputs import JSON, quality
@@ -47,7 +50,7 @@ class File(NamedTuple):
 
 
 def site_router() -> APIRouter:
-    """Routes for `/` and `/page/...`. All files are read here, once: no request reaches the file system."""
+    """Routes for `/`, `/page/...` and `/docs`. All files are read here, once: no request reaches the file system."""
     files = {path.relative_to(FOLDER).as_posix(): _read(path) for path in FOLDER.rglob("*") if path.is_file()}
     router = APIRouter(include_in_schema=False)
 
@@ -56,7 +59,7 @@ def site_router() -> APIRouter:
         """The page; for clients that prefer JSON, where to find what."""
         accept = request.headers.get("accept", "*/*")
         if quality(accept, JSON) > quality(accept, HTML):
-            about = f'{{"name":"segdepth","version":"{__version__}","docs":"/docs"}}'
+            about = f'{{"name":"segdepth","version":"{__version__}","docs":"docs"}}'
             return Response(about, media_type=JSON, headers={"Vary": "Accept"})
         response = _answer(request, files[INDEX])
         response.headers["Vary"] = "Accept"
@@ -67,6 +70,11 @@ def site_router() -> APIRouter:
         if name not in files:
             raise HTTPException(404)
         return _answer(request, files[name])
+
+    @router.get("/docs")
+    async def docs() -> Response:
+        """Swagger UI, which the browser loads from a CDN."""
+        return get_swagger_ui_html(openapi_url="openapi.json", title="segdepth: the API")
 
     return router
 

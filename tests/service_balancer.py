@@ -25,8 +25,9 @@ class Balancer:
 
 
 @contextmanager
-def started(folder: Path, *replicas: int) -> Iterator[Balancer]:
-    """The balancer, when it has found the replicas at these ports ready. Fixed addresses stand in for Docker's DNS."""
+def started(folder: Path, *replicas: int, under: str = "") -> Iterator[Balancer]:
+    """The balancer, when it has found the replicas at these ports ready. Fixed addresses stand in for Docker's DNS.
+    Of a path that they are to be `under`, it takes that away, and has nothing elsewhere."""
     servers = "\n    ".join(f"server r{n} 127.0.0.1:{port}" for n, port in enumerate(replicas))
     text, count = re.subn(r"server-template .*", servers, CONFIG.read_text())
     assert count == 1
@@ -34,6 +35,10 @@ def started(folder: Path, *replicas: int) -> Iterator[Balancer]:
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
         port, internal = a.getsockname()[1], b.getsockname()[1]
     text = text.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("bind :8404", f"bind 127.0.0.1:{internal}")
+    if under:
+        rules = f"http-request deny deny_status 404 unless {{ path_beg {under}/ }}\n    "
+        rules += f"http-request replace-path {under}(/.*) \\1\n    default_backend"
+        text = text.replace("default_backend", rules)
     config = folder / "haproxy.cfg"
     config.write_text(text.replace("/tmp/haproxy.sock", str(folder / "sock")))
     process = subprocess.Popen(

@@ -9,8 +9,10 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import numpy as np
@@ -19,11 +21,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import ExifTags, Image, ImageOps
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from service_balancer import started as balancer_started
 from service_client import encode, opened, quadrants
 from service_onnx import write_model
 from service_process import Server, start
 
 from service import png
+from service.client import Client
 from service.containers import Part, multipart
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -67,7 +71,13 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext, server: Server) -> Iterator[Page]:
-    """The page; afterwards: nothing on the console, and no request to another host."""
+    with watched(context, server.url) as page:
+        yield page
+
+
+@contextmanager
+def watched(context: BrowserContext, url: str) -> Iterator[Page]:
+    """A tab; afterwards: nothing on the console, and no request but below `url`."""
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -77,9 +87,7 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
         lambda line: wrong.append(line.text) if line.type == "error" and "status of" not in line.text else None,
     )
     elsewhere: list[str] = []
-    page.on(
-        "request", lambda r: elsewhere.append(r.url) if not r.url.startswith((server.url, "blob:", "data:")) else None
-    )
+    page.on("request", lambda r: elsewhere.append(r.url) if not r.url.startswith((url, "blob:", "data:")) else None)
     yield page
     assert not wrong
     assert not elsewhere
@@ -612,6 +620,30 @@ def test_every_format_is_downloaded_as_the_service_makes_it(page: Page, server: 
         else:
             assert found == same.content, output
         expect(page.locator("#download")).to_be_enabled()
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy")
+def test_a_proxy_may_put_it_under_a_path(context: BrowserContext, server: Server, tmp_path: Path) -> None:
+    with balancer_started(tmp_path, server.port, under="/rooms") as proxy:
+        base = f"{proxy.url}/rooms"
+        with watched(context, f"{base}/") as page:
+            page.goto(f"{base}/")
+            expect(page.locator("#status")).to_contain_text("living_room.jpg: ")
+            page.set_input_files("#file", ROOM)
+            expect(page.locator("#status")).to_contain_text("room.png: ")
+            with page.expect_download() as download:
+                page.click("#download")
+            assert opened(Path(download.value.path()).read_bytes()).size == (64, 48)
+            assert f"{base}/predict?output=overlay" in page.locator("#curl").inner_text()
+            for link in page.locator("nav a").all():
+                assert httpx.get(urljoin(f"{base}/", link.get_attribute("href"))).status_code == 200
+        described = re.findall(r"url: '(.*)'", httpx.get(f"{base}/docs").text)
+        (description,) = [urljoin(f"{base}/docs", url) for url in described]
+        (place,) = httpx.get(description).json()["servers"]
+        assert urljoin(description, place["url"]) == f"{base}/"
+        with Client(base) as client:
+            assert client.predict(ROOM["buffer"]).labels.shape == (48, 64)
+        assert httpx.get(f"{proxy.url}/").status_code == 404
 
 
 def test_the_command_is_safe_to_paste(page: Page, server: Server) -> None:

@@ -233,7 +233,7 @@ def test_other_routes() -> None:
         labels = (await client.get("/labels")).json()
         assert labels[1] == {"id": 1, "name": "red", "color": [50, 20, 20]}
         assert "swagger" in (await client.get("/docs")).text
-        assert (await client.get("/", headers={"accept": "application/json"})).json()["docs"] == "/docs"
+        assert (await client.get("/", headers={"accept": "application/json"})).json()["docs"] == "docs"
 
         openapi = (await client.get("/openapi.json")).json()
         predict = openapi["paths"]["/predict"]["post"]

@@ -61,7 +61,7 @@ def test_the_page_is_at_the_root_for_browsers() -> None:
 
 def test_json_is_at_the_root_for_clients_that_prefer_it() -> None:
     response = request("GET", "/", accept="application/json, text/html;q=0.5")
-    assert response.json() == {"name": "segdepth", "version": __version__, "docs": "/docs"}
+    assert response.json() == {"name": "segdepth", "version": __version__, "docs": "docs"}
     assert response.headers["vary"] == "Accept"
 
 

@@ -42,11 +42,11 @@ export async function request(path, options = {}) {
   );
 }
 
-/** The address of an output, relative to the server: what `curl` is given too. */
+/** The address of an output, relative to the page: what `curl` is given too. */
 export function predictPath(output, options = {}) {
   const query = new URLSearchParams(output ? { output } : {});
   for (const [name, value] of Object.entries(options)) if (value !== null && value !== undefined) query.set(name, value);
-  return query.size ? `/predict?${query}` : "/predict";
+  return query.size ? `predict?${query}` : "predict";
 }
 
 /** POSTs a picture; otherwise as `request`. */

@@ -85,7 +85,7 @@ async function patiently(attempt, signal) {
 /** Reads the model's card, if there is none yet or that of another model than has answered. */
 async function readCard(model = null) {
   if (card && (!model || (card.name === model.name && card.version === model.version))) return;
-  card = await request("/model").then((response) => response.json()).catch(() => card);
+  card = await request("model").then((response) => response.json()).catch(() => card);
 }
 
 function nameModel() {
@@ -416,7 +416,7 @@ function command() {
   const field = /[^\w.-]/.test(file) ? `file=@"${file.replace(/[\\"]/g, "\\$&")}"` : `file=@${file}`;
   // The key itself is for nobody to see.
   const header = hasKey() ? '-H "X-API-Key: $KEY" ' : "";
-  const line = `curl ${header}-F ${shell(field)} ${shell(location.origin + path)} -o ${shell(name)}`;
+  const line = `curl ${header}-F ${shell(field)} ${shell(new URL(path, document.baseURI).href)} -o ${shell(name)}`;
   if (line !== $("#curl").textContent) $("#copy").textContent = "Copy";
   $("#curl").textContent = line;
 }
@@ -463,7 +463,7 @@ async function take(file, name) {
 async function takeExample(button) {
   const name = `${button.dataset.example}.jpg`;
   const mine = ++turn;
-  const response = await fetch(`/page/examples/${name}`).catch(() => null);
+  const response = await fetch(`page/examples/${name}`).catch(() => null);
   if (mine !== turn) return undefined;
   const blob = response?.ok ? await response.blob().catch(() => null) : null;
   if (mine !== turn) return undefined;
