@@ -23,7 +23,7 @@ serve: .venv/installed-$(RUNTIME)
 	.venv/bin/segdepth serve $(call option,HOST,host) $(call option,PORT,port) $(call option,MODEL,model)
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest -n auto --dist loadfile
+	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder  # In the order of tests/conftest.py.
 
 check: .venv/installed-dev
 	.venv/bin/ruff check .

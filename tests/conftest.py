@@ -20,6 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell ignores SIGINT for what it starts in the background; the servers that tests start there would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+SLOWEST = ("every_network", "train", "export", "docs", "parallel", "ray", "alerts", "benchmark_gpu", "benchmarks")
+"""Files of tests that take half a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files first: one that begins last would keep one process at work while the others have none."""
+    first = {f"test_{name}.py": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
+
 
 @pytest.fixture(autouse=True)
 def _process_wide_state(monkeypatch: pytest.MonkeyPatch) -> None:
