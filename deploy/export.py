@@ -48,6 +48,7 @@ from model.classes import same_classes
 from model.networks import count_parameters
 from service.card import METADATA_KEY, ModelCard
 from service.engine import OUTPUTS
+from service.rgb import to_rgb
 from training.data import DataError, FolderDataset, read_info
 
 OPSET = 20
@@ -250,7 +251,7 @@ def load_pictures(folder: Path | None, size: tuple[int, int], count: int) -> NDA
             path = paths[i % len(paths)]
             try:
                 with Image.open(path) as file:
-                    out.append(np.asarray(file.convert("RGB").resize((size[1], size[0]))))
+                    out.append(np.asarray(to_rgb(file).resize((size[1], size[0]))))
             except OSError as error:
                 raise ExportError(f"{path}: cannot be read: {error.strerror or 'not a picture, or cut off'}") from None
         return np.stack(out)
@@ -363,9 +364,11 @@ def make_card(
         digest.update(json.dumps(part.config.options, sort_keys=True).encode())
         for name in sorted(part.weights):
             digest.update(part.weights[name].contiguous().numpy().tobytes())
-        own += part.info.get("evaluations", [])[-1:]
+        own += evaluation_of(part)
         training = part.info["training"]
         named = {"options": part.config.options} | _origin(training)
+        if unfinished(part):
+            named["progress"] = part.info["progress"]
         details.append({key: training[key] for key in kept if key in training} | named)
     network, backbone = (_named(getattr(part.config, of) for part in parts) for of in ("network", "backbone"))
     data = data_of(parts)
@@ -407,6 +410,21 @@ def make_card(
             package: importlib.metadata.version(package) for package in ("segdepth", "torch", "onnx", "onnxruntime")
         },
     }
+
+
+def unfinished(part: Checkpoint) -> bool:
+    """Whether a training stopped before its end."""
+    progress: dict[str, int] | None = part.info.get("progress")
+    return progress is not None and progress["step"] < progress["steps"]
+
+
+def evaluation_of(part: Checkpoint) -> list[dict[str, Any]]:
+    """What the training measured last, if it was of these weights: one that stopped may have trained on after it."""
+    last: list[dict[str, Any]] = part.info.get("evaluations", [])[-1:]
+    if last and unfinished(part):
+        progress, epochs = part.info["progress"], part.info["training"]["epochs"]
+        return last if last[0]["epoch"] * progress["steps"] == progress["step"] * epochs else []
+    return last
 
 
 def _origin(training: dict[str, Any]) -> dict[str, Any]:
@@ -465,6 +483,12 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     if (args.precision == "int8") != (args.calibration is not None):
         raise ExportError("--precision int8 and --calibration DATA_FOLDER belong together")
     checkpoints = [load_checkpoint(path) for path in args.checkpoints]
+    for path, one in zip(args.checkpoints, checkpoints, strict=True):
+        if broken := next((name for name, values in one.weights.items() if not values.isfinite().all()), None):
+            raise ExportError(f"{path}: {broken} is not finite; its training has come to nothing")
+        if unfinished(one):
+            progress = one.info["progress"]
+            print(f"{path}: its training stopped at step {progress['step']} of {progress['steps']}")
     if args.saturation is not None:
         checkpoints = [with_saturation(one, args.saturation) for one in checkpoints]
     network, parts = join(checkpoints)

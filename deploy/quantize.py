@@ -64,11 +64,24 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
                 "--calibration-pictures or --calibration-split"
             )
         names = [self.data.names[i * len(self.data) // count] for i in range(count)]
-        self.canvases: Iterator[UInt8] = (fit(self.data.read(name).image, sizes)[0] for name in names)
+        self.canvases: Iterator[UInt8] = (
+            fit(self.data.read(name).image, sizes, stretch_of(info, name))[0] for name in names
+        )
 
     def get_next(self) -> dict[str, UInt8] | None:
         canvas = next(self.canvases, None)
         return None if canvas is None else {"image": canvas[None]}
+
+
+def camera_of(info: DatasetInfo, name: str) -> Camera | None:
+    """The true camera of a picture, where it is known."""
+    return Camera(*info.intrinsics[name], "request") if name in info.intrinsics else None
+
+
+def stretch_of(info: DatasetInfo, name: str) -> float:
+    """What the service does to a picture whose pixels are not square."""
+    camera = camera_of(info, name)
+    return camera.stretch if camera else 1.0
 
 
 def quantize(source: Path, target: Path, calibration: Calibration) -> onnx.ModelProto:
@@ -134,14 +147,15 @@ def measure(reference: Path, quantized: Path, data: FolderDataset) -> dict[str, 
     equal, pixels = 0, 0
     for name in tqdm(data.names, desc=f"measure {data.split}", leave=False, disable=None):
         truth = data.read(name)
-        canvas, box = fit(truth.image, card.input.sizes, grey=card.input.grey)
+        camera = camera_of(data.info, name)
+        canvas, box = fit(truth.image, card.input.sizes, camera.stretch if camera else 1.0, card.input.grey)
         found: dict[str, Prediction] = {key: engine.infer(canvas[None]) for key, engine in engines.items()}
         equal += int((found["fp32"].labels == found["int8"].labels).sum())
         pixels += canvas.shape[0] * canvas.shape[1]
         for key, (segmentation, depth) in figures.items():
             labels, mm = found[key].labels[0], found[key].depth[0]
-            if name in data.info.intrinsics:
-                mm = metric_depth(mm, Camera(*data.info.intrinsics[name], "request"), box, card.depth.focal_px)
+            if camera:
+                mm = metric_depth(mm, camera, box, card.depth.focal_px)
             segmentation.update(unfit_nearest(labels, box), truth.label)
             depth.update(unfit_depth(mm, box) / 1000, truth.depth / 1000)
     values = {

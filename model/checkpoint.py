@@ -7,6 +7,7 @@ training adds (its settings, its data, its figures). Nothing is pickled; loading
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -88,7 +89,11 @@ def with_saturation(checkpoint: Checkpoint, saturation: float) -> Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes `path` whole or not at all: a kill leaves the former file."""
+    """Writes `path` whole or not at all: a kill, or a full disk, leaves the former file.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     config = checkpoint.config
     header = {
         "format": FORMAT,
@@ -101,12 +106,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"network.{k}": v for k, v in checkpoint.weights.items()}
     tensors |= {f"training.{k}": v for k, v in checkpoint.training_state.items()}
     temporary = path.with_name(f".{path.name}.partial")
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {_HEADER_KEY: json.dumps(header)}
-    )
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    on_cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    try:
+        save_file(on_cpu, temporary, {_HEADER_KEY: json.dumps(header)})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(f"{path}: cannot be written ({error})") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -42,6 +42,8 @@ def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
     if source == "none":
         return
     if source == "imagenet":
+        if name not in IMAGENET_URLS:
+            raise WeightsError(f"there are no ImageNet weights of {name}; give a file, or 'none'")
         path = _download(IMAGENET_URLS[name])
     else:
         path = Path(source)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from test_service_images import swapped_profile
 
 from model.classes import IGNORE
+from service.images import decode
 from training.augment import Augmentation, Box, Picture, jitter, resample
 from training.data import DataError, FolderDataset, StepSampler, joined, read_info, read_infos
 from training.evaluate import network_size
@@ -66,6 +69,7 @@ def test_a_sample_has_the_values_on_disk(tmp_path: Path) -> None:
         (lambda raw: raw["classes"][2].update(color=[300, 0, 0]), "the colour of class 'bed' is not three numbers"),
         (lambda raw: raw["classes"][2].update(color=[0.5, 0, 0]), "the colour of class 'bed' is not three numbers"),
         (lambda raw: raw["classes"][0].update(color=None), "incomplete or wrong"),
+        (lambda raw: raw["classes"][1].update(name=" "), "class 1 has no name"),
     ],
 )
 def test_a_wrong_description_is_refused(tmp_path: Path, change: Any, reason: str) -> None:
@@ -111,6 +115,23 @@ def damage_missing(root: Path) -> None:
     (root / "labels" / "000000.png").unlink()
 
 
+def damage_bits(root: Path) -> None:
+    # Pillow writes no grey of 4 bits: a palette's file, called grey, without its palette.
+    picture = Image.new("P", (16, 12))
+    picture.putpalette(bytes(3 * 16))
+    picture.save(path := root / "labels" / "000000.png", bits=4)
+    data = path.read_bytes()
+    header = data[12:25] + b"\0" + data[26:29]
+    at = data.index(b"PLTE") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+    path.write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:at] + data[end:])
+
+
+def damage_size_of_photo(root: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(root / "images" / "000000.png")
+    (root / "images" / "000000.jpg").unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -119,6 +140,8 @@ def damage_missing(root: Path) -> None:
         (damage_mode, "pixel mode L, expected I;16"),
         (damage_file, "cannot be read"),
         (damage_missing, "no such file"),
+        (damage_bits, "grey of less than 8 bits"),
+        (damage_size_of_photo, "cannot be read .*could be decompression bomb"),
     ],
 )
 def test_a_damaged_picture_is_refused_by_name(tmp_path: Path, damage: Any, reason: str) -> None:
@@ -147,6 +170,44 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path, corrupt: bool) -> 
     else:
         assert upright.shape == (12, 16, 3)
         np.testing.assert_array_equal(dataset.read("000000").image, upright)
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".PNG"])
+def test_photos_have_the_endings_that_cameras_give_them(tmp_path: Path, ending: str) -> None:
+    write_folder(tmp_path)
+    path = tmp_path / "images" / "000000.jpg"
+    stored = np.asarray(Image.open(path))
+    if ending == ".PNG":
+        Image.fromarray(stored).save(path.with_suffix(ending))
+        path.unlink()
+    else:
+        path.rename(path.with_suffix(ending))
+    np.testing.assert_array_equal(FolderDataset(read_info(tmp_path), "train").read("000000").image, stored)
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "transparent", "profile", "palette", "CMYK"])
+def test_photos_are_read_as_they_will_be_served(tmp_path: Path, kind: str) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "images" / "000000.jpg").unlink()
+    path = tmp_path / "images" / "000000.png"
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    if kind == "16 bits":
+        Image.fromarray(rng.integers(0, 65536, (12, 16)).astype(np.uint16)).save(path)
+    elif kind == "transparent":
+        picture.putalpha(Image.fromarray(rng.integers(0, 256, (12, 16), dtype=np.uint8)))
+        picture.save(path)
+    elif kind == "profile":
+        picture.save(path, icc_profile=swapped_profile())
+    elif kind == "palette":
+        picture.quantize(16).save(path, transparency=3)
+    else:
+        path = path.with_suffix(".jpg")
+        picture.convert("CMYK").save(path)
+    served = decode(path.read_bytes(), 10**6)
+    found = FolderDataset(read_info(tmp_path), "train").read("000000").image
+    np.testing.assert_array_equal(found, served)
+    assert found.std() > 20
 
 
 def test_every_epoch_is_a_permutation_and_any_start_gives_the_same_rest() -> None:

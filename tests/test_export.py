@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shutil
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy import export as exporter
+from deploy import quantize as quantize_module
 from deploy.quantize import QuantizationError, measure
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.classes import NYU40
@@ -277,6 +279,32 @@ def test_figures_of_other_weights_are_not_those_of_the_file(trained: Path, tmp_p
     assert exporter.read_evaluation(file, ["a", "b"], {1.0})["data"] == "x"
     with pytest.raises(SystemExit, match="measured with other weights"):
         export(trained, tmp_path / "model.onnx", "--evaluation", str(file))
+
+
+def test_figures_from_before_a_training_stopped_are_not_those_of_the_file(trained: Path) -> None:
+    whole = load_checkpoint(trained)
+    ((figures),) = whole.info["evaluations"]
+    for step, epochs, kept in ((20, 2, [figures]), (10, 2, [figures]), (13, 2, []), (20, 1, [figures])):
+        info = {**whole.info, "progress": {"step": step, "steps": 20}}
+        info["training"] = {**info["training"], "epochs": epochs}
+        assert exporter.evaluation_of(replace(whole, info=info)) == kept
+    assert exporter.evaluation_of(whole) == [figures]
+
+
+def test_a_training_that_came_to_nothing_is_refused_and_one_that_stopped_is_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = load_checkpoint(trained)
+    name = next(iter(whole.weights))
+    broken = {**whole.weights, name: torch.full_like(whole.weights[name], float("nan"))}
+    info = {**whole.info, "progress": {"step": 3, "steps": 8}}
+    for weights, file in ((broken, "broken"), (whole.weights, "stopped")):
+        save_checkpoint(tmp_path / file, replace(whole, weights=weights, info=info))
+    with pytest.raises(SystemExit, match=f"broken: {name} is not finite"):
+        export(tmp_path / "broken", tmp_path / "model.onnx")
+    card = export(tmp_path / "stopped", tmp_path / "model.onnx")
+    assert "stopped: its training stopped at step 3 of 8" in capsys.readouterr().out
+    assert card["training"]["details"]["progress"] == {"step": 3, "steps": 8}
 
 
 def test_a_card_that_the_service_would_refuse_is_not_written(trained: Path, tmp_path: Path) -> None:
@@ -587,6 +615,35 @@ def test_int8_that_loses_too_much_is_not_written(
         export(trained, tmp_path / "m.onnx", *int8(data, "--max-miou-loss", "-1"))
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_whose_pixels_are_not_square_are_stretched_as_they_will_be(
+    exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(data, tmp_path / "data")
+    described = json.loads((root / "dataset.json").read_text())
+    for name in ("v0", "v1", "t0"):  # Squeezed to a square.
+        described["intrinsics"][name] = [105.0, 140.0, 59.5, 59.5]
+        for file in root.glob(f"*/{name}.*"):
+            Image.open(file).resize((120, 120), Image.Resampling.NEAREST).save(file)
+    (root / "dataset.json").write_text(json.dumps(described))
+    boxes = []
+    real = quantize_module.fit
+
+    def fit(*args: Any, **named: Any) -> Any:
+        canvas, box = real(*args, **named)
+        boxes.append((box.size, box.height, box.width))
+        return canvas, box
+
+    monkeypatch.setattr(quantize_module, "fit", fit)
+    info = read_info(root)
+    measure(exported, exported, FolderDataset(info, "val"))
+    assert boxes == [((120, 120), 96, 128), ((120, 120), 96, 128), ((160, 120), 128, 96)]
+    boxes.clear()
+    calibration = quantize_module.Calibration(info, "train", 2, [(96, 128), (128, 96)])
+    while calibration.get_next():
+        pass
+    assert boxes == [((120, 120), 96, 128), ((120, 160), 96, 128)]
 
 
 def test_nothing_to_measure_with_is_said(exported: Path, data: Path) -> None:

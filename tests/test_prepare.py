@@ -664,6 +664,13 @@ def test_check_warns(folder: Path) -> None:
     content["classes"].append({"id": 3, "name": "sofa", "color": [9, 9, 9]})
     del content["intrinsics"]["hall-001"], content["splits"]["test"]
     content["intrinsics"]["study-001"] = [0.9, 1.2, 0.5, 0.5]
+    content["splits"]["val"].append("study-002")
+    for folder_of in ("images", "labels", "depth"):
+        (of,) = (folder / folder_of).glob("kitchen-001.*")
+        shutil.copy(of, of.with_stem("study-002"))
+    depth = np.full((480, 640), 2000, np.uint16)
+    depth[:48] = 65535
+    Image.fromarray(depth).save(folder / "depth" / "study-002.png")
     (folder / "dataset.json").write_text(json.dumps(content))
     report = check_folder(folder)
     assert not report.errors
@@ -675,6 +682,9 @@ def test_check_warns(folder: Path) -> None:
         "no pixel of 1 classes: sofa",
         "split 'test' is missing or empty",
         "study-001: intrinsics (0.9, 1.2, 0.5, 0.5) do not suit 640x480 pixels",
+        "the pixels of 1 pictures are not square",
+        "of the valid depths are 65535",
+        "1 photos of 'val' are, pixel for pixel, photos of 'train': 'study-002' is 'kitchen-001'",
     ):
         assert part in text
 

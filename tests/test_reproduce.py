@@ -175,6 +175,13 @@ def test_a_wrong_command_is_refused(more: tuple[str, ...], reason: str, capsys: 
     assert reason in capsys.readouterr().err
 
 
+def test_what_a_later_row_does_not_take_is_refused_before_the_first(boxes: Path, tmp_path: Path) -> None:
+    command = ["--table", "1", "--data", str(boxes), "--out", str(tmp_path), "--budget", "small", "--seeds", "1"]
+    with pytest.raises(SystemExit, match=r"reproduce: PADnet: pad_net does not take these options: .*'dropout'"):
+        main([*command, *TINY, "--options", '{"dropout": 0.1}'])
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_data_is_one_line() -> None:
     with pytest.raises(SystemExit, match="no such file"):
         main(["--table", "1", "--data", "nowhere"])

@@ -133,6 +133,17 @@ def test_gradnorm_gives_more_to_a_task_that_learns_slowly() -> None:
     assert weighting.value.tolist() == pytest.approx([1.025, 0.975], rel=1e-5)
 
 
+def test_gradnorm_leaves_a_task_without_a_gradient_out() -> None:
+    weighting = make_weighting("gradnorm", ("a", "b", "c"), {})
+    for _ in range(300):
+        products = torch.diag(torch.tensor([1.0, 0.0, 4.0]).double())
+        used = weighting.combine(products, torch.tensor([2.0, 0.0, 2.0]).double())
+    assert used[1] == 1 and used.sum().item() == pytest.approx(3)
+    assert (used[0] / used[2]).item() == pytest.approx(2, rel=0.1)  # Of like size, as without it.
+    alone = weighting.combine(torch.zeros(3, 3).double(), torch.zeros(3).double())
+    assert alone.isfinite().all()
+
+
 def test_gradnorm_keeps_the_sum_of_the_weights() -> None:
     weighting = GradNorm((*TASKS, "normals"))
     # Mean norm 2: one is above it, two are below, so that the steps by themselves add 0.025.

@@ -1,7 +1,7 @@
 """The one data set format, the one class that reads it, and how several folders become one.
 
 DIR/dataset.json        name, licence, classes, splits, intrinsics
-DIR/images/NAME.jpg     sRGB (or NAME.png), turned as its EXIF says
+DIR/images/NAME.jpg     (or .jpeg, .png, in capitals too) the photo, read as the service reads it
 DIR/labels/NAME.png     uint8: class id, 255 = ignore
 DIR/depth/NAME.png      uint16: millimetres along the optical axis, 0 = invalid
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import signal
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -21,14 +22,17 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.classes import IGNORE, ClassInfo, ClassSet, same_classes
+from service.rgb import to_rgb
 from training.augment import Augmentation, Picture, nearest
 from training.folder import FORMAT
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
+
+PHOTO_ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")
 
 
 class DataError(Exception):
@@ -87,7 +91,7 @@ def read_info(root: Path) -> DatasetInfo:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a data set folder has dataset.json, images, labels, depth") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     try:
         if raw["format"] != FORMAT:
@@ -115,6 +119,8 @@ def read_info(root: Path) -> DatasetInfo:
         )
     if [c.id for c in classes] != list(range(len(classes))) or not 1 <= len(classes) <= IGNORE:
         raise DataError(f"{path}: class ids must count up from 0, and there may be 1 to {IGNORE}")
+    if nameless := next((one for one in classes if not one.name.strip()), None):
+        raise DataError(f"{path}: class {nameless.id} has no name")
     # Figures of classes are by their names.
     if twice := next((name for name, n in Counter(c.name for c in classes).items() if n > 1), None):
         raise DataError(f"{path}: two classes are called '{twice}'")
@@ -273,12 +279,9 @@ class FolderDataset(Dataset[Sample]):
         return sample
 
     def read(self, name: str) -> Picture:
-        """The picture as it is on disk, turned as its EXIF says, checked."""
+        """The picture as it is on disk, upright and in sRGB, checked."""
         root, name = self.info.homes.get(name, (self.info.root, name))
-        image_path = root / "images" / f"{name}.jpg"
-        if not image_path.is_file() and image_path.with_suffix(".png").is_file():
-            image_path = image_path.with_suffix(".png")
-        image = _read(image_path, "RGB", np.uint8)
+        image = _read(_photo(root / "images", name), "RGB", np.uint8)
         label = _read(root / "labels" / f"{name}.png", "L", np.uint8)
         depth = _read(root / "depth" / f"{name}.png", "I;16", np.uint16)
         for folder, values in (("labels", label), ("depth", depth)):
@@ -304,21 +307,36 @@ def relative_focal(fx: float, size: tuple[int, int]) -> float:
     return fx / max(size)
 
 
+def _photo(folder: Path, name: str) -> Path:
+    """Where the photo of that name is; where there is none, NAME.jpg."""
+    paths = [folder / f"{name}{ending}" for ending in PHOTO_ENDINGS]
+    # `os.path`, since pathlib raises on a name that is too long.
+    return next((path for path in paths if os.path.isfile(path)), paths[0])
+
+
 def _read(path: Path, mode: str, dtype: type[np.generic]) -> NDArray[Any]:
     try:
         with Image.open(path) as picture:
             # Colour is converted; the values of labels and depth mean something, so their mode must be right.
             if mode != "RGB" and picture.mode != mode and not (mode == "L" and picture.mode == "P"):
                 raise DataError(f"{path}: pixel mode {picture.mode}, expected {mode}")
+            if mode == picture.mode == "L" and picture.tile and str(picture.tile[0].args).startswith("L;"):
+                raise DataError(f"{path}: grey of less than 8 bits, which readers scale to 8; save ids in 8 bits")
             if mode == "RGB":
-                picture.load()
-                with contextlib.suppress(Exception):  # A picture with corrupt EXIF is still a picture.
-                    ImageOps.exif_transpose(picture, in_place=True)  # as in the service
-            return np.asarray(picture.convert("RGB") if mode == "RGB" else picture, dtype=dtype)
+                return np.asarray(upright_rgb(picture), dtype=dtype)
+            return np.asarray(picture, dtype=dtype)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
+
+
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """An opened picture as the service sees it: turned as its EXIF says, transparency on white, in sRGB."""
+    picture.load()
+    with contextlib.suppress(Exception):  # A picture with corrupt EXIF is still a picture.
+        ImageOps.exif_transpose(picture, in_place=True)
+    return to_rgb(picture)
 
 
 def ignore_signals(worker: int) -> None:

@@ -186,7 +186,7 @@ class NormalsMetrics:
         a, b = prediction[valid].astype(np.float64), normals[valid].astype(np.float64)
         lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         # A prediction of no direction is as wrong as a right angle.
-        cosine = np.divide((a * b).sum(-1), lengths, out=np.zeros(len(a)), where=lengths > 0)
+        cosine = np.divide((a * b).sum(-1), lengths, out=np.zeros(len(a)), where=(lengths > 0) & np.isfinite(lengths))
         angle = np.degrees(np.arccos(cosine.clip(-1, 1)))
         self.sum += float(angle.sum())
         self.within += [int((angle < limit).sum()) for limit in (11.25, 22.5, 30)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from model.classes import IGNORE
-from training.data import DataError, DatasetInfo, FolderDataset, read_info
+from training.data import PHOTO_ENDINGS, DataError, DatasetInfo, FolderDataset, read_info
 
 PLAUSIBLE_M = (0.3, 15.0)
 """Where the median of the depth of rooms may lie; outside, the unit is probably not millimetres."""
+SQUARE = 0.02
+"""By how much fx and fy may differ; the service's bound is the same."""
+MANY = 0.001
+APART = (("train", "val"), ("train", "test"), ("val", "test"), ("trainval", "test"))
+"""Splits that are to have nothing in common."""
 MAX_ERRORS = 20
 
 
@@ -44,7 +51,8 @@ def check_folder(root: Path, progress: bool = False) -> Report:
     pictures_with = np.zeros(256, np.int64)
     depths = np.zeros(65536, np.int64)
     sizes: dict[tuple[int, int], int] = {}
-    bad = 0
+    bad = squeezed = 0
+    copies: dict[bytes, list[str]] = {}
     for name in tqdm(names, unit="picture", desc="check", disable=not progress, leave=False):
         try:
             picture = dataset.read(name)
@@ -53,6 +61,7 @@ def check_folder(root: Path, progress: bool = False) -> Report:
             if bad <= MAX_ERRORS:
                 report.errors.append(str(error))
             continue
+        copies.setdefault(hashlib.sha256(picture.image.tobytes()).digest(), []).append(name)
         counts = np.bincount(picture.label.reshape(-1), minlength=256)
         labels += counts
         pictures_with += counts > 0
@@ -69,6 +78,13 @@ def check_folder(root: Path, progress: bool = False) -> Report:
                 report.warnings.append(
                     f"{name}: intrinsics {info.intrinsics[name]} do not suit {width}x{height} pixels"
                 )
+            squeezed += abs(fy / fx - 1) > SQUARE
+    _check_copies(info, copies.values(), report)
+    if squeezed:
+        report.warnings.append(
+            f"the pixels of {squeezed} pictures are not square (fx and fy differ); the service makes them square, and "
+            "training does not: give their photos, labels and depth their true proportions"
+        )
     if bad > MAX_ERRORS:
         report.errors.append(f"... and {bad - MAX_ERRORS} more pictures")
     if sizes:
@@ -89,9 +105,28 @@ def _check_splits(info: DatasetInfo, report: Report) -> None:
     for split, names in info.splits.items():
         if len(set(names)) != len(names):
             report.errors.append(f"{path}: a picture is in split '{split}' twice")
-    for first, second in (("train", "val"), ("train", "test"), ("val", "test"), ("trainval", "test")):
+    for first, second in APART:
         if both := set(info.splits.get(first, ())) & set(info.splits.get(second, ())):
             report.errors.append(f"{path}: {len(both)} pictures, as '{min(both)}', are in '{first}' and '{second}'")
+
+
+def _check_copies(info: DatasetInfo, copies: Iterable[list[str]], report: Report) -> None:
+    """Warns of photos that are in several splits under different names."""
+    groups = [names for names in copies if len(names) > 1]
+    members = {split: set(names) for split, names in info.splits.items()}
+    for first, second in APART:
+        pairs = (
+            (a, b)
+            for names in groups
+            for a in names
+            for b in names
+            if a != b and a in members.get(first, ()) and b in members.get(second, ())
+        )
+        if found := list(pairs):
+            a, b = found[0]
+            report.warnings.append(
+                f"{len(found)} photos of '{second}' are, pixel for pixel, photos of '{first}': '{b}' is '{a}'"
+            )
 
 
 def _check_maps(info: DatasetInfo, names: list[str], report: Report) -> None:
@@ -106,7 +141,7 @@ def _check_maps(info: DatasetInfo, names: list[str], report: Report) -> None:
     for key, values in (("intrinsics", info.intrinsics), ("cameras", info.cameras)):
         if unknown := values.keys() - known:
             report.warnings.append(f"'{key}' names {len(unknown)} pictures that no split has, as '{min(unknown)}'")
-    files = {path.stem for path in (info.root / "images").glob("*") if path.suffix in (".jpg", ".png")}
+    files = {path.stem for path in (info.root / "images").glob("*") if path.suffix in PHOTO_ENDINGS}
     if unused := files - known:
         report.warnings.append(f"{len(unused)} pictures in images/ are in no split, as '{min(unused)}'")
 
@@ -137,6 +172,11 @@ def _sum_up(
     if not valid:
         report.errors.append(f"{info.root / 'depth'}: not one valid value; 0 means invalid")
         return
+    if depths[-1] > MANY * valid:
+        report.warnings.append(
+            f"{depths[-1] / valid:.1%} of the valid depths are 65535, which some tools write where nothing was "
+            "measured; here that is 0"
+        )
     cumulated = depths[1:].cumsum()
     percents = (1, 5, 25, 50, 75, 95, 99)
     metres = [(int(np.searchsorted(cumulated, p / 100 * valid)) + 1) / 1000 for p in percents]

@@ -32,9 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from model.checkpoint import CheckpointError, load_checkpoint
-from model.networks import count_parameters
+from model.networks import NetworkConfig, count_parameters
 from training import train
 from training.data import DataError, DatasetInfo, FolderDataset, read_info
 from training.describe import digest_of
@@ -171,13 +172,8 @@ def called(info: DatasetInfo) -> str:
     return f"{info.name}-{info.depth_kind}" if info.depth_kind else info.name
 
 
-def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Namespace) -> dict[str, Any]:
-    """Does what is not done yet of one run; its result on the test split, with what it was trained with.
-
-    Raises:
-        DataError, CheckpointError: the data cannot be used, or a file of the run cannot.
-        SystemExit: training was refused or stopped.
-    """
+def command_of(run: Run, seed: int, info: DatasetInfo, args: argparse.Namespace) -> list[str]:
+    """What train.py is told for a run."""
     split = "trainval" if info.splits.get("trainval") else "train"
     where = folder(args.out, info, args.budget, run, seed)
     command = ["--data", str(args.data), "--out", str(where), "--resume", "--seed", str(seed)]
@@ -192,6 +188,36 @@ def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Nam
     command += args.train_args
     if run not in SINGLE_TASK:
         command += args.weighting
+    return command
+
+
+def refuse_unbuildable(rows: Sequence[Row], info: DatasetInfo, args: argparse.Namespace) -> None:
+    """Shows now what would else show after the trainings before it: options that a network of a row does not take.
+
+    Raises:
+        ValueError: with the row's name.
+        SystemExit: an option of train.py is wrong.
+    """
+    for row in rows:
+        extra = SINGLE_TASK if any(run.network in NEEDS_SINGLE_TASK for run in row.runs) else ()
+        for run in (*row.runs, *extra):
+            parsed = train.parse_args(command_of(run, 0, info, args))
+            try:
+                with torch.device("meta"):
+                    NetworkConfig(parsed.network, parsed.backbone, info.classes, parsed.options).build()
+            except ValueError as error:
+                raise ValueError(f"{row.name}: {error}") from None
+
+
+def train_and_measure(run: Run, seed: int, info: DatasetInfo, args: argparse.Namespace) -> dict[str, Any]:
+    """Does what is not done yet of one run; its result on the test split, with what it was trained with.
+
+    Raises:
+        DataError, CheckpointError: the data cannot be used, or a file of the run cannot.
+        SystemExit: training was refused or stopped.
+    """
+    where = folder(args.out, info, args.budget, run, seed)
+    command = command_of(run, seed, info, args)
     print(f"\n== {where.name}", flush=True)
     train.main(command)
 
@@ -439,8 +465,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         info = read_info(args.data)
         FolderDataset(info, "test")  # refused now rather than after the training
-        lines = [run_row(row, info, args) for row in rows if not args.only or row.name in args.only]
-    except (DataError, CheckpointError) as error:
+        chosen = [row for row in rows if not args.only or row.name in args.only]
+        refuse_unbuildable(chosen, info, args)
+        lines = [run_row(row, info, args) for row in chosen]
+    except (DataError, CheckpointError, ValueError) as error:
         sys.exit(f"reproduce: {error}")
     first = lines[0]["runs"][0]
     table = {

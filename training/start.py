@@ -65,17 +65,18 @@ def load_start(network: Network, args: argparse.Namespace, classes: ClassSet) ->
         The data that the trained ones had seen: their licences ask as much of this one.
     """
     two_streams = isinstance(network, TwoStreamNetwork)
-    if two_streams and (args.single_task is None or (len(args.single_task) != 2 and args.single_task != ["none"])):
+    single_task = args.single_task or (["none"] if args.start else [])
+    if two_streams and len(single_task) != 2 and single_task != ["none"]:
         raise TrainingError(f"{args.network} starts from two checkpoints: --single-task SEG DEPTH (or 'none')")
     if args.single_task and not two_streams:
         raise TrainingError(f"--single-task is for cross_stitch and nddr_cnn, not for {args.network}")
-    if isinstance(network, TwoStreamNetwork) and args.single_task != ["none"]:
-        single = [load_checkpoint(Path(file)) for file in args.single_task]
-        for file, checkpoint in zip(args.single_task, single, strict=True):
+    if isinstance(network, TwoStreamNetwork) and single_task != ["none"]:
+        single = [load_checkpoint(Path(file)) for file in single_task]
+        for file, checkpoint in zip(single_task, single, strict=True):
             if not same_classes(checkpoint.config.classes, classes):
                 raise TrainingError(f"{file}: its classes are not those of the data set")
         network.load_single_task(single[0].weights, single[1].weights)
-        tell_other_focal(args.single_task[1], single[1].info["training"], args.focal)
+        tell_other_focal(single_task[1], single[1].info["training"], args.focal)
         return data_of(single)
     if args.start:
         others = [load_checkpoint(file) for file in args.start]

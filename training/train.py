@@ -27,6 +27,7 @@ import argparse
 import contextlib
 import copy
 import ctypes
+import fcntl
 import json
 import math
 import os
@@ -35,7 +36,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,8 @@ from training.losses import DEPTH_LOSSES, Choices, multi_task_loss, strided, val
 from training.start import CHECKPOINT, TrainingError, load_start, options_of, start_names
 from training.weighting import WEIGHTINGS, Weighting, backward_per_task, check_combination, make_weighting
 
-EXIT_STOPPED = 128 + signal.SIGTERM
+STOPS = (signal.SIGTERM, signal.SIGINT)
+"""At these it ends when it has saved its checkpoint, with exit status 128 + the signal."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's mallopt(3)."""
 
@@ -230,8 +232,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.loss_weights, args.zoom = tuple(args.loss_weights), tuple(args.zoom)
     args.auxiliary_weights = tuple(args.auxiliary_weights)
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
+    if not 0 <= args.seed < 2**63:
+        parser.error("--seed: give 0 to 2^63 - 1")
     if args.batch_size < 2:
         parser.error("--batch-size: batch normalisation over 1x1 maps needs at least 2 pictures")
     if args.epochs < 0 or min(args.eval_every, args.accumulate, args.log_every, args.loss_stride) < 1:
@@ -244,14 +246,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--workers must be at least 0")
     if not isinstance(args.options, dict):
         parser.error("--options is a JSON object")
+    if not all(math.isfinite(value) for value in args.options.values() if isinstance(value, float)):
+        parser.error("--options: a number is not finite")
     if not isinstance(args.weighting_options, dict):
         parser.error("--weighting-options is a JSON object")
     if not 0 <= args.grey <= 1:
         parser.error("--grey is a share, 0 to 1")
     if not 0 <= args.color <= 1:
         parser.error("--color is a strength, 0 to 1")
-    if not 0 < args.zoom[0] <= args.zoom[1] < math.inf:
-        parser.error("--zoom: give 0 < MIN <= MAX")
+    if not 0.01 <= args.zoom[0] <= args.zoom[1] <= 100:
+        parser.error("--zoom: give 0.01 <= MIN <= MAX <= 100")
     if not all(0 <= weight < math.inf for weight in args.loss_weights + args.auxiliary_weights):
         parser.error("--loss-weights and --auxiliary-weights must be at least 0")
     if not (0 <= args.focal < math.inf and 0 <= args.class_balance < math.inf):
@@ -471,7 +475,7 @@ def log_pictures(
 
 
 def train(args: argparse.Namespace) -> int:
-    """Runs the training that `args` describes; returns the exit status: 0, or EXIT_STOPPED after SIGTERM.
+    """Runs the training that `args` describes; returns the exit status: 0, or that of `STOPS`.
 
     Raises:
         TrainingError, DataError, CheckpointError, WeightsError, ValueError: with a one-line reason.
@@ -583,6 +587,12 @@ def train(args: argparse.Namespace) -> int:
     origin = former.info["training"] if former else {"single_task": args.single_task, "start": start_names(args)}
 
     def save(step: int, *, ended: bool = False) -> None:
+        finite = all(bool(v.isfinite().all()) for one in {network, kept} for v in one.state_dict().values())
+        if parallel.anyone(not finite, device):
+            former_file = f"; {path} is as it was" if path.is_file() else ""
+            raise TrainingError(
+                f"the weights after step {step} are not finite{former_file}; try a lower --lr, --warmup or --clip"
+            )
         info_json = {
             "training": settings | {key: origin.get(key) for key in ("single_task", "start")},
             "data": data,
@@ -613,13 +623,20 @@ def train(args: argparse.Namespace) -> int:
     except OSError as error:
         raise TrainingError(f"--out {args.out}: {error.strerror}") from None
     data = describe_data(infos, args.train_split, former) if first else {}
-    stop_requested = False
+    stop_requested = 0  # or the signal
 
     def request_stop(signum: int, frame: object) -> None:
         nonlocal stop_requested
-        stop_requested = True
+        stop_requested = signum
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if first:  # `print` may be at work already.
+                os.write(2, b"\nstopping when this step is done and saved; at once, unsaved, if you press it again\n")
 
-    former_handler = signal.signal(signal.SIGTERM, request_stop)
+    lock = lock_folder(args.out) if first else None
+    if former is None and path.is_file():  # While this one was being set up.
+        raise TrainingError(f"{path} exists: give --resume to go on from it, or another --out")
+    former_handlers = {number: signal.signal(number, request_stop) for number in STOPS}
     # purge_step: what a killed run had logged beyond its checkpoint is logged again, from the next step on.
     writer = SummaryWriter(str(args.out / "tensorboard"), purge_step=start + 1 if former else None) if first else None
     bar = tqdm(total=steps, initial=start, unit="step", mininterval=1.0, dynamic_ncols=True, disable=not first)
@@ -701,18 +718,21 @@ def train(args: argparse.Namespace) -> int:
                     short = {k: v for k, v in result["values"].items() if k in ("miou", "rmse", "abs_rel")}
                     tqdm.write(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in short.items()))
                 save(step, ended=step == steps)
-            if parallel.anyone(stop_requested, device) and step < steps:
+            if parallel.anyone(stop_requested > 0, device) and step < steps:
                 save(step)
                 bar.close()
                 if first:
                     print(f"stopped at step {step} of {steps}; go on with --resume")
-                return EXIT_STOPPED
+                return 128 + (stop_requested or signal.SIGTERM)
     finally:
         loaded.close()
         bar.close()
         if writer:
             writer.close()
-        signal.signal(signal.SIGTERM, former_handler)
+        for number, handler in former_handlers.items():
+            signal.signal(number, handler)
+        if lock is not None:
+            lock.close()
 
     if not steps:
         save(0, ended=True)
@@ -723,6 +743,24 @@ def train(args: argparse.Namespace) -> int:
         if history:
             print(format_result(history[-1]))
     return 0
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Keeps other processes' trainings out of a folder for as long as the file that this gives is open.
+
+    Raises:
+        TrainingError: another training is there.
+    """
+    file = open(folder / ".lock", "w")  # noqa: SIM115  (whoever asked closes it)
+    try:
+        # Not `flock`: workers that load data would hold it too, and may outlive a killed training for some seconds.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise TrainingError(f"--out {folder}: another training writes there") from None
+    except OSError:  # A file system without locks.
+        pass
+    return file
 
 
 def choose_kernels(device: torch.device, deterministic: bool) -> None:
@@ -853,6 +891,8 @@ def main(argv: list[str] | None = None) -> None:
         status = train(args)
     except (TrainingError, DataError, CheckpointError, WeightsError, ValueError) as error:
         sys.exit(f"train: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     parallel.finish()
     if status:
         sys.exit(status)

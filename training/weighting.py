@@ -216,7 +216,8 @@ class GradNorm(_Learned):
     """Learned weights w_t (of sum T) that bring w_t |g_t| to their mean times (inverse training rate)^1.5.
 
     |g_t| is taken over all shared parameters, where the paper takes the last shared layer. In the weights' own loss
-    Σ | w_t |g_t| - target_t | the target is a constant, so no second derivative is needed.
+    Σ | w_t |g_t| - target_t | the target is a constant, so no second derivative is needed. A task without a gradient
+    (of weight 0, or with nothing labelled) keeps its weight and takes no part in the others'.
     """
 
     constants = ("lr", "alpha")
@@ -235,11 +236,13 @@ class GradNorm(_Learned):
         # A task that had nothing to learn from in the first step starts when it first has.
         self.at_start = torch.where(self.at_start > 0, self.at_start, losses)
         weights = self.value.clone()
-        rate = torch.where(self.at_start > 0, losses / self.at_start.clamp(min=1e-12), 1.0)
-        target = (weights * norms).mean() * (rate / rate.mean().clamp(min=1e-12)) ** self.alpha
-        self.move((weights * norms - target).sign() * norms)
-        self.value.clamp_(min=1e-3)
-        self.value *= len(self.tasks) / self.value.sum()
+        live = norms > 0
+        if live.any():
+            rate = torch.where(self.at_start > 0, losses / self.at_start.clamp(min=1e-12), 1.0)
+            target = (weights * norms)[live].mean() * (rate / rate[live].mean().clamp(min=1e-12)) ** self.alpha
+            self.move(torch.where(live, (weights * norms - target).sign() * norms, 0.0))
+            self.value = torch.where(live, self.value.clamp(min=1e-3), weights)
+            self.value[live] *= (len(self.tasks) - self.value[~live].sum()) / self.value[live].sum()
         return weights
 
 
