@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +209,7 @@ def test_resumes_what_is_missing_and_leaves_the_rest(made: Path) -> None:
     before = tree(made)
     for name in ("images/000003.jpg", "depth/000004.png", "dataset.json"):
         (made / name).unlink()
+    (made / "images" / "000006.jpg").write_bytes(b"")  # what a power failure may leave
     (made / "labels" / "000003.png.123.tmp").write_bytes(b"half")  # what a kill may leave
     kept = (made / "images" / "000005.jpg").stat().st_mtime_ns
     boxes.write_dataset(made, count=10, seed=7, size=(80, 60))
@@ -253,6 +257,28 @@ def test_a_sheet_that_cannot_be_written_is_refused_before_the_first_picture(
     assert "argument --sheet" in last and message in last
     boxes.main(["--out", str(out), "--count", "1", "--size", "40x30", "--sheet", str(out / "x.jpg")])  # OUT is made
     assert (out / "x.jpg").is_file()
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "d"
+    command = [sys.executable, "-m", "training.boxes", "--out", str(out), "--count", "400", "--workers", "2"]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "depth" / "000005.png").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.endswith("training.boxes: stopped; the same command goes on where it was\n")
+    assert "Traceback" not in said
+    assert not (out / "dataset.json").exists()
+    done = len(list(out.glob("depth/*.png")))
+    assert 0 < done < 400
+    settings = json.loads((out / "boxes.json").read_text())
+    assert settings["count"] == 400
 
 
 def killed(index: int, **_: object) -> None:

@@ -346,6 +346,11 @@ def test_prepare_and_catalogue(furniture: Path, tmp_path: Path) -> None:
     assert back.vertices[:, 1] == pytest.approx(0.4)  # the back of the chair is behind
     assert seat.vertices.max(0) == pytest.approx([0.2, 0.4, 0.0])
     assert found.parts(by_key["Scopia/chair"])[0] is back  # kept in memory
+    file = catalogue.file_of(cache, "Scopia/chair")
+    for damage in (lambda: file.write_bytes(file.read_bytes()[:99]), lambda: file.write_bytes(b""), file.unlink):
+        damage()
+        with pytest.raises(FurnitureError, match=r"chair\.npz is missing or damaged .*; delete .*index\.json, and"):
+            Catalogue(cache).parts(by_key["Scopia/chair"])
 
 
 def test_of_gives_training_rooms_no_held_out_model(furniture: Path, tmp_path: Path) -> None:

@@ -158,6 +158,9 @@ def test_resumes_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:
     before = tree(out)
     for name in ("images/000003.jpg", "depth/000008.png", "rooms/000006.json", "dataset.json", "ATTRIBUTION.txt"):
         (out / name).unlink()
+    for name in ("images/000005.jpg", "rooms/000002.json"):  # what a power failure may leave
+        (out / name).write_bytes(b"")
+    (out / "rooms" / "000004.json").write_bytes(b'{"000008": {')
     (out / "labels" / "000003.png.123.tmp").write_bytes(b"half")  # what a kill may leave
     kept = (out / "images" / "000000.jpg").stat().st_mtime_ns
     write(out)
@@ -191,6 +194,9 @@ def test_a_folder_of_other_settings_is_refused_untouched(tmp_path: Path, change:
     (tmp_path / "mine" / "letter.txt").write_text("keep me")
     with pytest.raises(FileExistsError, match="not empty"):
         write(tmp_path / "mine")
+    (out / "rooms.json").write_bytes(b"")
+    with pytest.raises(FileExistsError, match=r"rooms\.json is damaged .*; choose another folder"):
+        write(out)
 
 
 # ----------------------------------------------------------------------------------------------------------- processes

@@ -16,7 +16,6 @@ tests and first steps; `full` rooms hold nearly all of NYU-40, for a first model
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -41,6 +40,8 @@ from training.folder import (
     dataset_head,
     files_of,
     in_processes,
+    is_there,
+    read_settings,
     split_of,
     write_json,
 )
@@ -637,7 +638,7 @@ def write_dataset(
     settings = {"seed": seed, "size": list(size), "count": count, "variety": variety, "version": VERSION}
     marker = out / "boxes.json"  # there from the first picture on; dataset.json only once all are there
     if marker.exists():
-        if (found := json.loads(marker.read_text())) != settings:
+        if (found := read_settings(marker)) != settings:
             raise FileExistsError(f"{out} was made with other settings: {found}, not {settings}")
     elif out.exists() and any(path.suffix != ".tmp" for path in out.iterdir()):
         raise FileExistsError(f"{out} is not empty and was not made by training.boxes")
@@ -647,7 +648,7 @@ def write_dataset(
         (out / folder).mkdir(exist_ok=True)
     clear_temporary(out)
 
-    missing = [i for i in range(count) if not all(path.exists() for path in files_of(out, i))]
+    missing = [i for i in range(count) if not all(is_there(path) for path in files_of(out, i))]
     task = partial(write_picture, out=out, seed=seed, size=size, variety=variety)
     chunksize = min(8, max(1, -(-len(missing) // max(1, workers))))
     for _ in tqdm(
@@ -716,6 +717,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("training.boxes: a worker process was killed (out of memory?); run again to go on where it stopped")
     except OSError as error:
         sys.exit(f"training.boxes: {error}")
+    except KeyboardInterrupt:
+        sys.exit("training.boxes: stopped; the same command goes on where it was")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -62,6 +63,24 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_settings(marker: Path) -> dict[str, Any]:
+    """What `write_json` wrote about the making of a data set.
+
+    Raises:
+        FileExistsError: it is damaged.
+    """
+    try:
+        settings: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileExistsError(f"{marker} is damaged ({error}); choose another folder") from None
+    return settings
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there and not empty, as a power failure may leave one."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def files_of(out: Path, index: int) -> tuple[Path, Path, Path]:
     """Where picture `index` is kept: image, labels, depth."""
     name = f"{index:06d}"
@@ -98,7 +117,8 @@ def in_processes(task: Callable[[T], R], items: Sequence[T], workers: int, chunk
 
 
 def _start_worker() -> None:
-    """For worker processes: an end when the parent is killed."""
+    """For worker processes: an end when the parent is killed. Ctrl-C is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = write_dataset(a.out, a.count, a.seed, maker, Catalogue(cache), a.workers, progress=True)
     except (OSError, FurnitureError, RoomError, render.RenderError) as error:
         sys.exit(f"training.rooms: {error}")
+    except KeyboardInterrupt:
+        sys.exit("training.rooms: stopped; the same command goes on where it was")
     if rare := rare_classes(dataset):
         print(f"less than 0.05 % of all pixels: {', '.join(rare)}")
     print(f"median of the pictures' median depths: {dataset['median_depth_m']} m")

@@ -511,7 +511,7 @@ def save_parts(path: Path, parts: Sequence[Part]) -> None:
 
 def load_parts(path: Path) -> tuple[Part, ...]:
     """Reads what `save_parts` wrote."""
-    with np.load(path) as file:
+    with path.open("rb") as stored, np.load(stored) as file:
         parts = []
         for number in range(int(file["parts"])):
 
@@ -657,4 +657,9 @@ class Catalogue:
         return tuple(chosen if split == "train" else chosen or fitting)
 
     def _parts(self, model: Model) -> tuple[Part, ...]:
-        return load_parts(file_of(self.cache, model.key))
+        path = file_of(self.cache, model.key)
+        try:
+            return load_parts(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            advice = f"delete {self.cache / 'index.json'}, and the next run makes it anew"
+            raise FurnitureError(f"{path} is missing or damaged ({error}); {advice}") from None

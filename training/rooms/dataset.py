@@ -33,6 +33,8 @@ from training.folder import (
     dataset_head,
     files_of,
     in_processes,
+    is_there,
+    read_settings,
     split_of,
     write_json,
 )
@@ -165,7 +167,12 @@ def room_file(out: Path, room: int) -> Path:
 def is_done(out: Path, room: int, views: int, count: int) -> bool:
     """Whether all files of a room are there that a data set of `count` pictures has."""
     numbers = range(room * views, min((room + 1) * views, count))
-    return room_file(out, room).exists() and all(path.exists() for n in numbers for path in files_of(out, n))
+    if not (is_there(room_file(out, room)) and all(is_there(path) for n in numbers for path in files_of(out, n))):
+        return False
+    try:
+        return bool(_room(out, room))
+    except ValueError:
+        return False
 
 
 def encode(shot: Shot) -> tuple[bytes, bytes, bytes]:
@@ -217,7 +224,7 @@ def write_dataset(
     settings = {"seed": seed, **maker.settings, "version": VERSION}
     marker, dataset_file = out / "rooms.json", out / "dataset.json"
     if marker.exists():
-        if (found := json.loads(marker.read_text(encoding="utf-8"))) != settings:
+        if (found := read_settings(marker)) != settings:
             differ = ", ".join(sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key)))
             raise FileExistsError(f"{out} was made with other settings ({differ}); choose another folder")
         if files_of(out, count)[0].exists():
