@@ -25,7 +25,7 @@ import ray.data
 from pyarrow import fs
 
 from service import logs
-from service.bulk import checked_query, for_many, options_of, suffix_of
+from service.bulk import add_query_arguments, checked_query, for_many, options_of, suffix_of
 from service.bulk_inputs import PICTURES, UsageError
 from service.devices import onnx_source
 from service.errors import EnginesLost, Problem, StartupError
@@ -38,6 +38,11 @@ IN_FLIGHT = 2
 """Calls of a replica at the same time, so that it reads and decodes one batch while it runs and writes another."""
 
 
+def _absolute(place: str) -> str:
+    """A path as it is from any working directory, or a URI."""
+    return place if "://" in place else str(Path(place).absolute())
+
+
 class Folder:
     """A folder of this machine (or one that all machines share), or what a bucket has under a prefix.
 
@@ -47,7 +52,7 @@ class Folder:
 
     def __init__(self, place: str) -> None:
         try:
-            self._files, path = fs.FileSystem.from_uri(place if "://" in place else str(Path(place).absolute()))
+            self._files, path = fs.FileSystem.from_uri(_absolute(place))
         except (ValueError, OSError) as error:
             raise StartupError(f"cannot use {place}: {error}") from None
         self._path = PurePosixPath(path)
@@ -193,6 +198,8 @@ def run(
     Raises:
         StartupError: nothing was started, and why.
     """
+    # Actors have other working directories.
+    source, target = _absolute(source), _absolute(target)
     todo = missing(Folder(source), Folder(target), output)
     if not todo:
         return {}
@@ -200,7 +207,10 @@ def run(
     batch = 2 * settings.max_batch
     # What is under way is bounded by the batches; a picture must not be refused besides.
     settings = for_many(settings).model_copy(
-        update={"threads": cores, "pixel_workers": 0, "queue_size": IN_FLIGHT * batch, "queue_bytes": sys.maxsize}
+        update={
+            "model": settings.model.absolute(),
+            **{"threads": cores, "pixel_workers": 0, "queue_size": IN_FLIGHT * batch, "queue_bytes": sys.maxsize},
+        }
     )
     answered = ray.data.from_items([{"name": name} for name in todo], override_num_blocks=-(-len(todo) // batch))
     answered = answered.map_batches(
@@ -227,10 +237,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("source", help="folder or URI of the pictures; subfolders are kept")
     add("target", help="folder or URI for the answers")
     add("--output", choices=get_args(Output), default="json", help="what to answer with (json)")
-    add("--min-confidence", help="as for /predict")
     add("--model", type=Path, help="ONNX file to run, on every machine (the bundled one)")
     add("--device", help="of each replica: cpu, cuda, openvino (cpu)")
     add("--replicas", type=int, default=1, help="processes with a network each (1)")
+    add_query_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.replicas < 1:
         parser.error("--replicas must be at least 1")
@@ -240,8 +250,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     given = {name: value for name in ("model", "device") if (value := getattr(arguments, name)) is not None}
     settings = Settings.load(**given)
-    # The cluster of RAY_ADDRESS or of this machine; where there is none, one of this process.
-    ray.init(ignore_reinit_error=True)
+    try:
+        # The cluster of RAY_ADDRESS or of this machine; where there is none, one of this process.
+        ray.init(ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise StartupError(f"no Ray cluster: {error}") from None
     problems = run(arguments.source, arguments.target, arguments.output, options, settings, arguments.replicas)
     for name, reason in problems.items():
         print(f"{name}: {reason}", file=sys.stderr)

@@ -58,12 +58,14 @@ def build(arguments: dict[str, str]) -> Application:
     # Ray counts the cores that it hands out; more threads or processes would be taken from the replica beside it.
     cores = settings.threads or 1
     workers = settings.pixel_workers or 0
-    settings = settings.model_copy(update={"threads": cores, "pixel_workers": workers})
+    # Replicas have other working directories.
+    files = {name: path.absolute() for name in ("model", "api_keys_file") if (path := getattr(settings, name))}
+    settings = settings.model_copy(update={"threads": cores, "pixel_workers": workers, **files})
 
     def app() -> FastAPI:
         logs.configure(settings.log_format, settings.log_level)
         try:
-            made = ready_when_started(create_app(settings))
+            made = ready_when_started(create_app(settings, alone=False))
         except StartupError as error:
             # As the SystemExit that it is, Ray would take it for a replica's orderly end.
             raise RuntimeError(error.reason) from None

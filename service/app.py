@@ -34,12 +34,13 @@ log = logging.getLogger("segdepth")
 SWITCH_S = 0.0005
 
 
-def create_app(settings: Settings | None = None, source: Source | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, source: Source | None = None, alone: bool = True) -> FastAPI:
     """The service as an ASGI app.
 
     Args:
         settings: by default, those of the environment.
         source: by default, `settings.model` on `settings.devices`; its loading begins when the app starts.
+        alone: whether a request cannot reach another process instead; without that, there is no `POST /model/reload`.
 
     Raises:
         StartupError: a setting or the model file is not right.
@@ -81,7 +82,8 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
     app.state.models = models
     app.include_router(router)
     app.include_router(oip.router)
-    app.include_router(operations.router)
+    if alone:
+        app.include_router(operations.router)
     app.include_router(site_router())
     app.state.has_keys = keys is not None
     # The last one added is the outermost.
@@ -97,7 +99,7 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
             allow_methods=["GET", "POST"],
             allow_headers=[
                 *("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"),
-                oip.HEADER_LENGTH,
+                *(oip.HEADER_LENGTH, "traceparent", "tracestate"),
             ],
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID", oip.HEADER_LENGTH],
         )

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -114,9 +115,7 @@ class RequireKey:
         if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith("/page/"):
             await self._app(scope, receive, send)
             return
-        name = None
-        if (key := _given(scope)) is not None:
-            name = self._keys.name_of(key)
+        name = next((name for key in _given(scope) if (name := self._keys.name_of(key)) is not None), None)
         if name is None:
             problem = Unauthorized(
                 "Send a valid API key, as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.",
@@ -128,9 +127,11 @@ class RequireKey:
         await self._app(scope, receive, send)
 
 
-def _given(scope: Scope) -> bytes | None:
+def _given(scope: Scope) -> Iterator[bytes]:
+    """What may be a key. `Authorization` may have the token of a proxy that asks for one of its own."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
+    if (own := headers.get(b"x-api-key")) is not None:
+        yield own
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
-        return key.strip()
-    return headers.get(b"x-api-key")
+        yield key.strip()

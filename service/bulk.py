@@ -77,11 +77,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--timeout", type=float, metavar="SECONDS", help="with --url: for each picture, further attempts included (120)"
     )
+    add_query_arguments(parser)
+
+
+def add_query_arguments(parser: argparse.ArgumentParser) -> None:
+    """The query parameters of the server, for `checked_query`."""
     for name, field in Parameters.model_fields.items():
         arguments = ("true", "false") if field.annotation is bool else get_args(field.annotation)
         words = [word for word in arguments if isinstance(word, str)]
         described = str(field.description).replace("%", "%%")
-        add(
+        parser.add_argument(
             f"--{name.replace('_', '-')}",
             metavar=f"{{{','.join(words)}}}" if words else "NUMBER",
             help=described if field.default is None else f"{described.rstrip('.')} ({str(field.default).lower()})",

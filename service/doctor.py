@@ -35,6 +35,7 @@ from service.engine_cuda import (
 )
 from service.errors import StartupError
 from service.settings import Settings, kubernetes_variables
+from service.tracing import trace_endpoint, tracing
 from service.version import __version__
 
 MIN_OPEN_FILES = 4096
@@ -69,6 +70,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield "note", "settings", f"ignored, of a Kubernetes Service: {', '.join(ignored)}"
     if path := settings.api_keys_file:
         yield _tried("api keys", lambda: ", ".join(ApiKeys(path).names))
+    if endpoint := trace_endpoint():
+        yield _tried("traces", partial(_traces, endpoint))
     try:
         card, loaders = onnx_source(settings)
     except StartupError as error:
@@ -156,6 +159,13 @@ def _trial(card: ModelCard, load: Callable[[], Engine]) -> str:
     engine.close()
     at_once = f"{engine.max_batch} at once" if engine.max_batch > 1 else "one at a time"
     return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms, best {at_once}"
+
+
+def _traces(endpoint: str) -> str:
+    if (traces := tracing()) is None:
+        return f"none: {endpoint} is set, but segdepth[otel] is not installed"
+    traces.close()
+    return f"sent by {endpoint}"
 
 
 def _tried(name: str, attempt: Callable[[], str]) -> Finding:

@@ -85,11 +85,12 @@ class Metrics:
         self._registry.register(_ServingCollector(look))
 
     def observe_stages(self, **seconds: float) -> None:
-        """Count the stages of one picture, also for the `Server-Timing` of the current request."""
+        """Count the stages of one picture, also for the `Server-Timing` of the current request: of several pictures,
+        which go side by side, that has the longest of each stage."""
         stages = current().stages
         for name, value in seconds.items():
             self.stage_seconds.labels(name).observe(value)
-            stages[name] = stages.get(name, 0.0) + value
+            stages[name] = max(stages.get(name, 0.0), value)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

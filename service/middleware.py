@@ -79,14 +79,12 @@ class Observe:
             await response(scope, receive, watch)
         finally:
             # The route, not the path: anyone can ask for any number of paths.
-            route = getattr(scope.get("route"), "path", "(none)")
-            self._metrics.requests.labels(route, str(status), request.reason).inc()
+            route = getattr(scope.get("route"), "path", None)
+            self._metrics.requests.labels(route or "(none)", str(status), request.reason).inc()
             if self._tracing and scope["path"] not in PROBES:
-                attributes = {
-                    "http.request.method": scope["method"],
-                    "http.route": route,
-                    "http.response.status_code": status,
-                }
+                attributes = {"http.request.method": scope["method"], "http.response.status_code": status}
+                if route:
+                    attributes["http.route"] = route
                 self._tracing.record(request, Headers(scope=scope), attributes, time.perf_counter() - start)
             level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
             if log.isEnabledFor(level):

@@ -26,7 +26,17 @@ from typing import Annotated, Any
 import numpy as np
 import pybase64
 from fastapi import APIRouter, Header, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from service.arrays import UInt8
 from service.batcher import Result
@@ -71,6 +81,14 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 class _Part(BaseModel):
     # The protocol lets clients send parameters that a server does not know.
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        """As generated clients write what is not set."""
+        if not isinstance(value, dict):
+            raise PydanticCustomError("object", "Input should be an object")
+        return {name: part for name, part in value.items() if part is not None}
 
 
 class _InputParameters(_Part):
@@ -252,11 +270,16 @@ async def infer(service: Pipeline, body: bytes, header_length: int | None, name:
     # Parsing megabytes of JSON is no work for the event loop either.
     request, pictures = await in_thread(partial(parse, body, header_length))
     service.require_queue_holds(len(pictures))
+    wanted = request.wanted()
     with service.batcher.place(len(body) + len(pictures) * service.canvas_bytes, pictures=len(pictures)):
         decoded = await _decode(service, pictures, request.parameters.given())
+        if not all(wanted.values()) and len(decoded) * math.prod(decoded[0][1].box.size) > MAX_JSON_PIXELS:
+            raise TooManyPixels(
+                f"An output of more than {MAX_JSON_PIXELS} pixels is not sent as JSON; ask for binary_data."
+            )
         results = await together([service.batcher.infer(canvas) for canvas, _ in decoded])
         content, header_length, encode_s = await service.pixels.run(
-            _render, request.wanted(), request.id, name, [seen for _, seen in decoded], results
+            _render, wanted, request.id, name, [seen for _, seen in decoded], results
         )
     for (_, seen), result in zip(decoded, results, strict=True):
         service.metrics.observe_stages(
@@ -305,10 +328,6 @@ def _render(
             data = b"".join(plane.astype(dtype, copy=False).tobytes() for plane in planes)
             described["parameters"] = {"binary_data_size": len(data)}
             binary.append(data)
-        elif math.prod(shape) > MAX_JSON_PIXELS:
-            raise TooManyPixels(
-                f"An output of more than {MAX_JSON_PIXELS} pixels is not sent as JSON; ask for binary_data."
-            )
         else:
             # Row by row: `json` would write all of them without letting other threads run.
             rows = (",".join(map(str, row.tolist())) for plane in planes for row in plane)

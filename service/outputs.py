@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
+from starlette.datastructures import Headers
+
 from service.cameras import Given
 from service.errors import InvalidRequest, NotAcceptable
 
@@ -82,6 +84,11 @@ class Rendered(NamedTuple):
 
     body: bytes
     media_type: str
+
+
+def accept_of(headers: Headers) -> str:
+    """What a request accepts; lines of one name are one list (RFC 9110, 5.3)."""
+    return ", ".join(headers.getlist("accept"))
 
 
 @lru_cache(maxsize=64)  # Clients send the same few, and every output is asked for.

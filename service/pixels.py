@@ -36,7 +36,7 @@ from service.cameras import Camera, Given
 from service.card import ModelCard
 from service.cores import usable_cores
 from service.engine import Prediction
-from service.errors import Problem, StartupError, WorkerLost
+from service.errors import InvalidRequest, Problem, StartupError, WorkerLost
 from service.images import Letterbox
 from service.maps import Maps
 from service.metrics import Metrics
@@ -89,6 +89,8 @@ def decode(fixed: Fixed, picture: bytes | UInt8, given: Given) -> tuple[UInt8, S
         UnsupportedImage, BrokenImage, TooManyPixels: of a file.
         InvalidRequest: the camera is impossible for this picture.
     """
+    if isinstance(picture, bytes) and not picture:
+        raise InvalidRequest("The picture is empty.")
     start = time.perf_counter()
     sizes, grey = fixed.card.input.sizes, fixed.card.input.grey
     if isinstance(picture, bytes):

@@ -26,6 +26,7 @@ from service.outputs import (
     Output,
     PointColor,
     Rendered,
+    accept_of,
     negotiate,
     negotiate_batch,
 )
@@ -203,7 +204,7 @@ async def predict(request: Request, service: Service, x_request_timeout_ms: Time
     """
     query = _query(request, _One)
     timeout_s, options = timeout_of(x_request_timeout_ms, service.settings), query.options()
-    output = negotiate(request.headers.get("accept", "*/*"), query.output)
+    output = negotiate(accept_of(request.headers), query.output)
     options.check(output, request.query_params)
     service.batcher.require_ready()
     upload = await read_upload(request, service.settings.max_bytes, NAMES)
@@ -232,7 +233,7 @@ async def predict_batch(request: Request, service: Service, x_request_timeout_ms
     """
     query = _query(request, _Each)
     timeout_s, options, output = timeout_of(x_request_timeout_ms, service.settings), query.options(), query.output
-    media_type = negotiate_batch(request.headers.get("accept", "*/*"), output)
+    media_type = negotiate_batch(accept_of(request.headers), output)
     options.check(output, request.query_params)
     service.batcher.require_ready()
     uploads = await read_uploads(request, service.settings.max_files_bytes, service.settings.max_files, NAMES)
@@ -269,8 +270,6 @@ async def _all_answers(
 
 
 async def _answer(service: Pipeline, upload: bytes, output: Output, options: Options) -> Rendered:
-    if not upload:
-        raise InvalidRequest("The picture is empty.")
     if len(upload) > service.settings.max_bytes:
         raise PayloadTooLarge(f"The picture has more than {service.settings.max_bytes} bytes, this server's limit.")
     return await service.predict(upload, output, options)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 
-from service.outputs import JSON, quality
+from service.outputs import JSON, accept_of, quality
 from service.version import __version__
 
 FOLDER = Path(__file__).parent / "page"
@@ -57,7 +57,7 @@ def site_router() -> APIRouter:
     @router.get("/")
     async def index(request: Request) -> Response:
         """The page; for clients that prefer JSON, where to find what."""
-        accept = request.headers.get("accept", "*/*")
+        accept = accept_of(request.headers)
         if quality(accept, JSON) > quality(accept, HTML):
             about = f'{{"name":"segdepth","version":"{__version__}","docs":"docs"}}'
             return Response(about, media_type=JSON, headers={"Vary": "Accept"})

@@ -29,8 +29,10 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        name = os.environ.get("OTEL_SERVICE_NAME", "segdepth")
-        self._provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
+        resource = Resource.create()  # By the variables.
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: "segdepth"}))
+        self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("segdepth")
 
@@ -47,18 +49,21 @@ class Tracing:
         end = time.time_ns()
         begin = end - int(seconds * 1e9)
         parent = TraceContextTextMapPropagator().extract(dict(headers))
-        name = f"{attributes['http.request.method']} {attributes['http.route']}"
+        name = " ".join(str(attributes[key]) for key in ("http.request.method", "http.route") if key in attributes)
         span = self._tracer.start_span(name, parent, trace.SpanKind.SERVER, dict(attributes), start_time=begin)
         span.set_attribute("segdepth.request_id", request.id)
         if int(attributes["http.response.status_code"]) >= 500:
             span.set_status(trace.StatusCode.ERROR, request.reason)
-        # The stages follow each other and end with the answer; only their lengths are measured.
+        # The stages follow each other and end with the answer; only their lengths are measured. Those of several
+        # pictures overlap, and are shortened until they fit.
         inside = trace.set_span_in_context(span)
-        at = end - int(sum(request.stages.values()) * 1e9)
+        whole = sum(request.stages.values())
+        scale = 1e9 * min(1.0, seconds / whole) if whole else 0.0
+        at = end - int(whole * scale)
         for stage in STAGES:
             if stage in request.stages:
                 child = self._tracer.start_span(stage, inside, start_time=at)
-                at += int(request.stages[stage] * 1e9)
+                at += int(request.stages[stage] * scale)
                 child.end(at)
         span.end(end)
 
@@ -67,14 +72,18 @@ class Tracing:
         self._provider.shutdown()
 
 
+def trace_endpoint() -> str | None:
+    """The variable that says where traces go, where one does."""
+    return next((name for name in ENDPOINTS if os.environ.get(name)), None)
+
+
 def tracing() -> Tracing | None:
     """As the environment says.
 
     Raises:
         StartupError: a variable of OpenTelemetry's is not right.
     """
-    endpoint = next((name for name in ENDPOINTS if os.environ.get(name)), None)
-    if endpoint is None:
+    if (endpoint := trace_endpoint()) is None:
         return None
     try:
         return Tracing()

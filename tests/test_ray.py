@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -127,6 +128,7 @@ def test_all_routes_are_the_services(server: Served) -> None:
     assert httpx.get(f"{server.url}/v2/models/segdepth/ready").status_code == 200
     assert "segdepth_ready 1.0" in httpx.get(f"{server.url}/metrics").text
     assert "/predict/batch" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    assert httpx.post(f"{server.url}/model/reload").status_code == 404  # It would reload one of several.
     assert httpx.get(server.url).headers["content-type"].startswith("text/html")
 
 
@@ -402,6 +404,29 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert len(source.read("1.JPG", size)) == size
     with pytest.raises(OSError, match=f"more than {size - 1} bytes"):
         source.read("1.JPG", size - 1)
+
+
+def test_actors_are_told_of_files_from_wherever_they_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "photos", 2)
+    shutil.copy(tiny_model, tmp_path / "rooms.onnx")
+    monkeypatch.chdir(tmp_path)
+    given: list[Any] = []
+
+    class Rows:
+        def map_batches(self, _: object, fn_constructor_args: tuple[Any, ...], **__: Any) -> Rows:
+            given.extend(fn_constructor_args)
+            return self
+
+        def iter_rows(self) -> list[dict[str, str]]:
+            return []
+
+    monkeypatch.setattr(ray_batch.ray.data, "from_items", lambda *_, **__: Rows())
+    ray_batch.run("photos", "masks", "mask", Options(), Settings(model=Path("rooms.onnx")), 1)
+    settings, source, target, *_ = given
+    assert (source, target) == (str(tmp_path / "photos"), str(tmp_path / "masks"))
+    assert settings.model == tmp_path / "rooms.onnx"
 
 
 def test_nothing_is_started_without_sense(tmp_path: Path) -> None:

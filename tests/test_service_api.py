@@ -220,6 +220,19 @@ def test_406_is_a_problem() -> None:
 # --- the other routes
 
 
+def test_lines_of_accept_are_one_list() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        for lines, found in (
+            (["text/html", "application/json"], "application/json"),
+            (["application/json;q=0.1", "image/png"], "image/png"),
+        ):
+            headers = [("accept", line) for line in lines]
+            response = await client.post("/predict", content=encode(quadrants()), headers=headers)
+            assert response.headers["content-type"] == found
+
+    call(test)
+
+
 def test_other_routes() -> None:
     async def test(client: httpx.AsyncClient) -> None:
         assert (await client.get("/health/live")).json() == {"status": "live"}

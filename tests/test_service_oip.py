@@ -284,6 +284,30 @@ def test_bad_requests() -> None:
     call(test, fake_app(engine, max_bytes=200_000, max_pixels=4 * 60 * 91, queue_size=8))
 
 
+def test_what_generated_clients_leave_unset_may_be_null() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        plain = files_request(PICTURE)
+        (tensor,) = plain["inputs"]
+        unset = {
+            **{"id": None, "parameters": None, "outputs": [{"name": "labels", "parameters": None}]},
+            "inputs": [{**tensor, "parameters": None}],
+        }
+        expected = tensors(await client.post(INFER, json=plain))["labels"]
+        for content in (unset, {**unset, "outputs": None, "parameters": {"binary_data_output": None, "fx": None}}):
+            np.testing.assert_array_equal(tensors(await client.post(INFER, json=content))["labels"], expected)
+        assert "name: Field required" in check_error(
+            await client.post(INFER, json={"inputs": [{**tensor, "name": None}]}), 400
+        )
+        for wrong, where in (
+            ([plain], "the request: "),
+            ({**plain, "parameters": "x"}, "parameters: "),
+            ({"inputs": [{**tensor, "parameters": [1]}]}, "inputs.0.parameters: "),
+        ):
+            assert check_error(await client.post(INFER, json=wrong), 400) == f"{where}Input should be an object"
+
+    call(test)
+
+
 def test_json_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.oip.MAX_JSON_PIXELS", 60 * 91 - 1)
 

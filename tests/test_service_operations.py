@@ -149,6 +149,9 @@ def test_api_keys(keys_file: Path, caplog: pytest.LogCaptureFixture) -> None:
             {"Authorization": "Bearer alpha"},
             {"authorization": "bearer  beta "},
             {"X-API-Key": "alpha"},
+            # The token of a proxy before it, which asks for one of its own.
+            {"Authorization": "Bearer eyJhbGciOi", "X-API-Key": "alpha"},
+            {"Authorization": "Bearer alpha", "X-API-Key": ""},
         ]
         for headers in good:
             assert (await client.get("/labels", headers=headers)).status_code == 200
@@ -158,7 +161,7 @@ def test_api_keys(keys_file: Path, caplog: pytest.LogCaptureFixture) -> None:
             {"Authorization": "Basic alpha"},
             {"Authorization": "Bearer"},
             {"Authorization": "Bearer Alpha"},
-            {"Authorization": "Bearer wrong", "X-API-Key": "alpha"},
+            {"Authorization": "Bearer wrong", "X-API-Key": "wrong"},
             {"X-API-Key": ""},
             {"X-API-Key": sum_of("alpha")},
             {"X-API-Key": "ü".encode()},
@@ -664,6 +667,12 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert code == 1
     assert re.search("^FAIL  model       there is no model file", output, re.MULTILINE)
     assert re.search("^FAIL  api keys    cannot read", output, re.MULTILINE)
+    code, output = command(
+        *("doctor", "--model", str(tmp_path / "none.onnx")),
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
+        OTEL_BSP_MAX_QUEUE_SIZE="10",
+    )
+    assert re.search("^FAIL  traces      OpenTelemetry's variables are not right", output, re.MULTILINE)
     bad = write_model(tmp_path / "bad.onnx", card_text=json.dumps({**card(), "classes": card()["classes"][:3]}))
     code, output = command("doctor", "--model", str(bad))
     assert code == 1

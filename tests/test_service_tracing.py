@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from service_client import encode, fake_app, quadrants, serving
 
 from service import tracing
+from service.tracing import STAGES
 
 
 @pytest.fixture
@@ -28,7 +31,9 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             request = ExportTraceServiceRequest()
             request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
             for resource in request.resource_spans:
-                assert "segdepth" in str(resource.resource)
+                name = "segdepth-of-rooms" if "OTEL_RESOURCE_ATTRIBUTES" in os.environ else "segdepth"
+                told = {a.key: a.value.string_value for a in resource.resource.attributes}
+                assert told["service.name"] == name
                 spans.extend(span for scope in resource.scope_spans for span in scope.spans)
             self.send_response(200)
             self.send_header("Content-Length", "0")
@@ -74,6 +79,26 @@ def test_a_request_is_a_span_with_its_stages_inside(collected: list[Any]) -> Non
         assert before.end_time_unix_nano == after.start_time_unix_nano
     assert request.start_time_unix_nano <= stages[0].start_time_unix_nano
     assert stages[-1].end_time_unix_nano <= request.end_time_unix_nano
+
+
+def test_the_stages_of_several_pictures_are_inside_too(collected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test,service.name=segdepth-of-rooms")
+
+    async def run() -> None:
+        async with serving(fake_app()) as client:
+            files = [("files", (f"{n}.png", encode(quadrants()))) for n in range(8)]
+            response = await client.post("/predict/batch", files=files)
+            timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))
+            assert all(float(timing[stage]) <= float(timing["total"]) for stage in STAGES)
+            await client.get("/docs")
+
+    asyncio.run(run())
+    spans = {span.name: span for span in collected}
+    request = spans["POST /predict/batch"]
+    for stage in STAGES:
+        assert request.start_time_unix_nano <= spans[stage].start_time_unix_nano
+        assert spans[stage].end_time_unix_nano <= request.end_time_unix_nano
+    assert "GET /docs" in spans
 
 
 def test_off_by_default_and_told_when_packages_lack(
