@@ -65,7 +65,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
             )
         names = [self.data.names[i * len(self.data) // count] for i in range(count)]
         self.canvases: Iterator[UInt8] = (
-            fit(self.data.read(name).image, sizes, stretch_of(info, name))[0] for name in names
+            fit(self.data.read(name).image, sizes, stretch_of(camera_of(info, name)))[0] for name in names
         )
 
     def get_next(self) -> dict[str, UInt8] | None:
@@ -78,9 +78,8 @@ def camera_of(info: DatasetInfo, name: str) -> Camera | None:
     return Camera(*info.intrinsics[name], "request") if name in info.intrinsics else None
 
 
-def stretch_of(info: DatasetInfo, name: str) -> float:
+def stretch_of(camera: Camera | None) -> float:
     """What the service does to a picture whose pixels are not square."""
-    camera = camera_of(info, name)
     return camera.stretch if camera else 1.0
 
 
@@ -148,7 +147,7 @@ def measure(reference: Path, quantized: Path, data: FolderDataset) -> dict[str, 
     for name in tqdm(data.names, desc=f"measure {data.split}", leave=False, disable=None):
         truth = data.read(name)
         camera = camera_of(data.info, name)
-        canvas, box = fit(truth.image, card.input.sizes, camera.stretch if camera else 1.0, card.input.grey)
+        canvas, box = fit(truth.image, card.input.sizes, stretch_of(camera), card.input.grey)
         found: dict[str, Prediction] = {key: engine.infer(canvas[None]) for key, engine in engines.items()}
         equal += int((found["fp32"].labels == found["int8"].labels).sum())
         pixels += canvas.shape[0] * canvas.shape[1]

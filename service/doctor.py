@@ -71,7 +71,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if path := settings.api_keys_file:
         yield _tried("api keys", lambda: ", ".join(ApiKeys(path).names))
     if endpoint := trace_endpoint():
-        yield _tried("traces", partial(_traces, endpoint))
+        yield _traces(endpoint)
     try:
         card, loaders = onnx_source(settings)
     except StartupError as error:
@@ -161,11 +161,15 @@ def _trial(card: ModelCard, load: Callable[[], Engine]) -> str:
     return f"{nodes}; warm after {warm_s:.1f} s, one picture in {infer_s * 1000:.0f} ms, best {at_once}"
 
 
-def _traces(endpoint: str) -> str:
-    if (traces := tracing()) is None:
-        return f"none: {endpoint} is set, but segdepth[otel] is not installed"
+def _traces(endpoint: str) -> Finding:
+    try:
+        traces = tracing()
+    except StartupError as error:
+        return "FAIL", "traces", error.reason
+    if traces is None:
+        return "note", "traces", f"none: {endpoint} is set, but segdepth[otel] is not installed"
     traces.close()
-    return f"sent by {endpoint}"
+    return "ok", "traces", f"as {endpoint} says"
 
 
 def _tried(name: str, attempt: Callable[[], str]) -> Finding:
