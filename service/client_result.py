@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from service.arrays import UInt8
 from service.client_errors import NotUnderstood
+from service.pinhole import grid_step, positions
 from service.rgb import to_rgb
 
 Float32 = NDArray[np.float32]
@@ -166,22 +167,16 @@ class Prediction:
         """
         if max_points < 1:
             raise ValueError(f"max_points is {max_points}; it must be at least 1")
-        step = 1
-        while -(-self.height // step) * -(-self.width // step) > max_points:
-            step += 1
+        step = grid_step((self.height, self.width), max_points)
         grid = np.s_[::step, ::step]
-        mm = np.rint(np.nan_to_num(self.depth[grid] * np.float32(1000)))
+        depth = self.depth[grid]
         reliable = np.rint(self.confidence[grid] * np.float32(255)) >= math.ceil(min_confidence * 255 - 1e-4)
-        chosen = (mm > 0) & reliable
-        rows, columns = np.nonzero(chosen)
-        z = mm[chosen].astype(np.float64) / 1000.0
-        xyz = np.empty((len(z), 3), np.float32)
-        xyz[:, 0] = (columns * step - self.camera.cx) * z / self.camera.fx
-        xyz[:, 1] = (rows * step - self.camera.cy) * z / self.camera.fy
-        xyz[:, 2] = z
-        labels = self.labels[grid][chosen]
-        rgb = self.colors[labels] if color == "class" else self.picture[grid][chosen]
-        return PointCloud(xyz, rgb, labels)
+        at = np.flatnonzero((depth > 0) & reliable)
+        labels = self.labels[grid].ravel().take(at)
+        rgb = (
+            self.colors.take(labels, axis=0) if color == "class" else self.picture[grid].reshape(-1, 3).take(at, axis=0)
+        )
+        return PointCloud(positions(depth, at, self.camera, step), rgb, labels)
 
 
 def prediction_of(archive: bytes, upload: bytes, request_id: str) -> Prediction:

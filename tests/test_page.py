@@ -563,7 +563,7 @@ def test_a_picture_without_depth_has_no_points(page: Page, server: Server) -> No
     page.locator("#cloud").scroll_into_view_if_needed()
     assert coloured() > 1000
     page.set_input_files("#file", ROOM)
-    expect(page.locator("#status")).to_contain_text("room.png: 1 classes (<b>wall</b> 100 % …), no depth")
+    expect(page.locator("#status")).to_contain_text("room.png: 1 class (<b>wall</b> 100 %), no depth")
     assert coloured() == 0
 
 

@@ -128,7 +128,8 @@ function summary() {
   const first = segmentation.classes.slice(0, 3).map(({ name, fraction }) => `${name} ${percent(fraction)}`).join(", ");
   const range = depth.min_m === null ? "no depth" : `${metres(depth.min_m)} to ${metres(depth.max_m)}`;
   const blind = picture ? "" : " This browser cannot show the photo's format; the maps are complete.";
-  return `${file.name}: ${segmentation.classes.length} classes (${first} …), ${range}.${blind}`;
+  const count = segmentation.classes.length;
+  return `${file.name}: ${count} ${count === 1 ? "class" : "classes"} (${first}${count > 3 ? " …" : ""}), ${range}.${blind}`;
 }
 
 const percent = (fraction) => `${fraction && fraction < 0.01 ? "<1" : Math.round(100 * fraction)} %`;
