@@ -279,7 +279,9 @@ def compare(
     """
     import onnxruntime  # Late, when this package has turned off its telemetry.
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # OMP_NUM_THREADS is for both.
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     equal, worst_mm, excess_mm, worst_confidence = 1.0, 0, 0.0, 0
     least_equal, bound_mm, bound_share, bound_confidence = BOUNDS[precision]
     for size in sizes:
@@ -496,9 +498,17 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     saturations = {one.config.saturation for one in parts}
     weights = [one.digest() for one in checkpoints]
     evaluations = [read_evaluation(path, weights, saturations) for path in args.evaluation]
-    if args.pictures is not None:
-        picture_files(args.pictures)
     args.sizes = args.sizes or common_sizes(parts)
+    if args.pictures is not None:
+        load_pictures(args.pictures, args.sizes[0], max(BATCHES))
+    traced = "fp32" if args.precision == "int8" else args.precision
+    card = make_card(parts, count_parameters(network), args.sizes, traced, evaluations, args)
+    try:
+        ModelCard.model_validate(card)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, found["loc"]))
+        raise ExportError(f"the service would refuse the model card: {where}: {found['msg']}") from None
     if args.out.is_dir():
         raise ExportError(f"--out {args.out} is a folder")
     temporary = args.out.with_name(f".{args.out.name}.partial")
@@ -513,15 +523,6 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     reference = Deployable(network, torch.float32).eval()
     dtype = torch.float16 if args.precision == "fp16" else torch.float32
     proto = to_onnx(Deployable(ready_to_trace(copy.deepcopy(network)), dtype))
-
-    traced = "fp32" if quantization else args.precision
-    card = make_card(parts, count_parameters(network), args.sizes, traced, evaluations, args)
-    try:
-        ModelCard.model_validate(card)
-    except ValidationError as error:
-        found = error.errors()[0]
-        where = ".".join(map(str, found["loc"]))
-        raise ExportError(f"the service would refuse the model card: {where}: {found['msg']}") from None
     try:
         onnx.save(proto, temporary)
         card["agreement"] = compare(reference, temporary, args.sizes, args.pictures, traced)

@@ -22,7 +22,7 @@ from PIL import Image
 from deploy import export as exporter
 from deploy import quantize as quantize_module
 from deploy.quantize import QuantizationError, measure
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_saturation
 from model.classes import NYU40
 from model.networks import NETWORKS, NetworkConfig
 from service.card import ModelCard
@@ -240,15 +240,18 @@ def test_the_card_says_what_a_training_began_with(tmp_path: Path) -> None:
     assert (details["ema"], details["weighting"], details["accumulate"]) == (0.998, "dwa", 2)
 
 
-def test_other_options_are_another_model(looking: tuple[Path, Path], tmp_path: Path) -> None:
+def test_other_options_are_another_model(looking: tuple[Path, Path]) -> None:
     """Its figures were not measured, and by default it has another version."""
     trained, seeing = looking
-    card = export(trained, tmp_path / "blind.onnx", "--saturation", "0")
-    assert card["evaluations"] == []
-    assert card["version"] != read_card(seeing).version
-    card = export(trained, tmp_path / "seeing.onnx", "--saturation", "1")
-    assert len(card["evaluations"]) == len(read_card(seeing).evaluations) == 1
-    assert card["evaluations"][0]["values"] == {"miou": 0.5}
+    args = argparse.Namespace(name=None, version=None, description="")
+    blind, same = (
+        exporter.make_card([with_saturation(load_checkpoint(trained), saturation)], 0, [(96, 128)], "fp32", [], args)
+        for saturation in (0.0, 1.0)
+    )
+    assert blind["evaluations"] == [] and blind["input"]["saturation"] == 0
+    assert blind["version"] not in (same["version"], read_card(seeing).version)
+    assert len(same["evaluations"]) == len(read_card(seeing).evaluations) == 1
+    assert same["evaluations"][0]["values"] == {"miou": 0.5}
 
 
 def test_figures_by_test_time_augmentation_are_not_the_service_s(tmp_path: Path) -> None:
@@ -292,8 +295,12 @@ def test_figures_from_before_a_training_stopped_are_not_those_of_the_file(traine
 
 
 def test_a_training_that_came_to_nothing_is_refused_and_one_that_stopped_is_named(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def traced(_: torch.nn.Module) -> Any:
+        raise exporter.ExportError("traced")
+
+    monkeypatch.setattr(exporter, "to_onnx", traced)
     whole = load_checkpoint(trained)
     name = next(iter(whole.weights))
     broken = {**whole.weights, name: torch.full_like(whole.weights[name], float("nan"))}
@@ -302,8 +309,11 @@ def test_a_training_that_came_to_nothing_is_refused_and_one_that_stopped_is_name
         save_checkpoint(tmp_path / file, replace(whole, weights=weights, info=info))
     with pytest.raises(SystemExit, match=f"broken: {name} is not finite"):
         export(tmp_path / "broken", tmp_path / "model.onnx")
-    card = export(tmp_path / "stopped", tmp_path / "model.onnx")
+    with pytest.raises(SystemExit, match="traced"):
+        export(tmp_path / "stopped", tmp_path / "model.onnx")
     assert "stopped: its training stopped at step 3 of 8" in capsys.readouterr().out
+    args = argparse.Namespace(name=None, version=None, description="")
+    card = exporter.make_card([load_checkpoint(tmp_path / "stopped")], 0, [(96, 128)], "fp32", [], args)
     assert card["training"]["details"]["progress"] == {"step": 3, "steps": 8}
 
 
