@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from service.arrays import UInt8
 from service.client_errors import NotUnderstood
 from service.pinhole import grid_step, positions
-from service.rgb import to_rgb
+from service.rgb import upright_rgb
 
 Float32 = NDArray[np.float32]
 Color = tuple[int, int, int]
@@ -133,7 +133,7 @@ class Prediction:
     def picture(self) -> UInt8:
         """The picture, uint8 [H, W, 3], sRGB, upright, transparency on white."""
         with Image.open(io.BytesIO(self.upload)) as image:
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
+            return np.array(upright_rgb(image))
 
     def mask(self) -> Image.Image:
         """The segmentation as a palette image (mode P): values are class ids, the palette has the classes' colours.

@@ -99,7 +99,7 @@ def glb(points: Points, maps: Maps) -> bytes:
         {
             **{"bufferView": 0, "componentType": FLOAT, "type": "VEC3", "count": count},
             # Column by column: with `axis=0` it takes ten times as long.
-            **{name: [float(getattr(axis, name)()) for axis in xyz.T] for name in ("min", "max")},
+            **{"min": [float(axis.min()) for axis in xyz.T], "max": [float(axis.max()) for axis in xyz.T]},
         },
         {"bufferView": 1, "componentType": FLOAT, "type": "VEC3", "count": count},
     ]

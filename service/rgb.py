@@ -1,19 +1,28 @@
-"""Any kind of picture as sRGB, the same for the service and its client."""
+"""Any kind of picture as sRGB, the same for the service, its client and training."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 WHITE = (255, 255, 255)
 MAX_PROFILE_BYTES = 8 << 20
 """The largest of printers' profiles have a few megabytes."""
 BAND_PIXELS = 256 * 1024
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture as `to_rgb` has it, turned as its EXIF says."""
+    image.load()
+    with suppress(Exception):  # A picture with corrupt EXIF is still a picture.
+        ImageOps.exif_transpose(image, in_place=True)
+    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,6 @@ DIR/depth/NAME.png      uint16: millimetres along the optical axis, 0 = invalid
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -22,12 +21,12 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.classes import IGNORE, ClassInfo, ClassSet, same_classes
-from service.rgb import to_rgb
+from service.rgb import upright_rgb
 from training.augment import Augmentation, Picture, nearest
 from training.folder import FORMAT
 from training.targets import boundary_edges, edges_bridge, normals_radius, surface_normals
@@ -329,14 +328,6 @@ def _read(path: Path, mode: str, dtype: type[np.generic]) -> NDArray[Any]:
         raise DataError(f"{path}: no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-
-
-def upright_rgb(picture: Image.Image) -> Image.Image:
-    """An opened picture as the service sees it: turned as its EXIF says, transparency on white, in sRGB."""
-    picture.load()
-    with contextlib.suppress(Exception):  # A picture with corrupt EXIF is still a picture.
-        ImageOps.exif_transpose(picture, in_place=True)
-    return to_rgb(picture)
 
 
 def ignore_signals(worker: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,22 +110,19 @@ def _check_splits(info: DatasetInfo, report: Report) -> None:
             report.errors.append(f"{path}: {len(both)} pictures, as '{min(both)}', are in '{first}' and '{second}'")
 
 
-def _check_copies(info: DatasetInfo, copies: Iterable[list[str]], report: Report) -> None:
+def _check_copies(info: DatasetInfo, copies: Collection[list[str]], report: Report) -> None:
     """Warns of photos that are in several splits under different names."""
-    groups = [names for names in copies if len(names) > 1]
     members = {split: set(names) for split, names in info.splits.items()}
     for first, second in APART:
-        pairs = (
-            (a, b)
-            for names in groups
-            for a in names
-            for b in names
-            if a != b and a in members.get(first, ()) and b in members.get(second, ())
-        )
-        if found := list(pairs):
-            a, b = found[0]
+        found: dict[str, str] = {}
+        for names in copies:
+            if originals := members.get(first, set()).intersection(names):
+                found |= dict.fromkeys(members.get(second, set()).intersection(names) - originals, min(originals))
+        if found:
+            copy = min(found)
             report.warnings.append(
-                f"{len(found)} photos of '{second}' are, pixel for pixel, photos of '{first}': '{b}' is '{a}'"
+                f"{len(found)} photos of '{second}' are, pixel for pixel, photos of '{first}': '{copy}' is "
+                f"'{found[copy]}'"
             )
 
 
