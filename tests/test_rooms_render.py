@@ -15,7 +15,7 @@ import pytest
 
 from model.classes import IGNORE
 from training.rooms import camera as cameras
-from training.rooms import develop, render, textures
+from training.rooms import develop, packing, render, textures
 from training.rooms.camera import Camera, View, look, refusal, views
 from training.rooms.scene import CLASS_ID, MATT, Finish, Light, Object, Part, Room
 
@@ -109,7 +109,7 @@ class SlowSight:
     """What `RenderScene` says of rays, by trying every triangle (Möller and Trumbore, 1997), in numpy."""
 
     def __init__(self, room: Room) -> None:
-        self.packed = render.pack(room)
+        self.packed = packing.pack(room)
         self.label, self.owner, self.furniture = self.packed.label, self.packed.owner, self.packed.furniture
         self.centres = np.array([[2.6, 2.9, 0.5], [4.5, 2, 1], [1.4, 4.7, 0.3]])
         self.brightness = 1.0
@@ -279,16 +279,16 @@ def test_dark_views_are_refused() -> None:
 
 def test_packing_puts_what_is_thin_behind_and_shares_textures() -> None:
     room = small_room()
-    packed = render.pack(room)
+    packed = packing.pack(room)
     assert len(packed.faces) - packed.solid_count == 2
     assert set(packed.label[packed.solid_count :]) == {CLASS_ID["window"]}
     assert packed.furniture.sum() == 4 * 12 + 2
     curtain = Object("curtain", (box((1, 5.8, 0.5), (2, 5.85, 2.2), "curtain"),))
-    packed = render.pack(replace(room, objects=(curtain, *room.objects)))
+    packed = packing.pack(replace(room, objects=(curtain, *room.objects)))
     assert len(packed.faces) - packed.solid_count == 2 + 12
     assert set(packed.owner[packed.solid_count :]) == {0, 4}
     assert len(packed.texels) == 1 + 512 * 512 + 64 * 96
-    doubled = render.pack(replace(room, objects=(*room.objects, *room.objects[:4])))
+    doubled = packing.pack(replace(room, objects=(*room.objects, *room.objects[:4])))
     assert len(doubled.texels) == len(packed.texels)
 
 
@@ -296,7 +296,7 @@ def test_corners_are_smooth_below_the_crease_and_sharp_above() -> None:
     def folded(degrees: float) -> Any:
         a = math.radians(degrees)
         vertices = np.array([[-1, 0, 0], [0, 0, 0], [0, 1, 0], [math.cos(a), 0, math.sin(a)]], np.float32)
-        return render._corner_normals(vertices, np.array([[0, 1, 2], [1, 3, 2]], np.int32))
+        return packing._corner_normals(vertices, np.array([[0, 1, 2], [1, 3, 2]], np.int32))
 
     corners, flat = folded(20)
     shared = corners.reshape(2, 3, 3)[0, 1]
@@ -311,9 +311,9 @@ def test_every_light_is_drawn_by_its_chance() -> None:
         Light((1, 0, 2), (0, 0, -1), (0.05,), (10, 10, 10)),
         Light((2, 0, 2), (1, 0, 0), (0.01, 0.01), (0.01, 0.01, 0.01)),
     )
-    rows, draw = render._light_tables(lights, np.zeros(3))
-    assert len(draw) == render.DRAWS and rows[:, 15].sum() == pytest.approx(1)
-    assert np.bincount(draw) / render.DRAWS == pytest.approx(rows[:, 15])
+    rows, draw = packing._light_tables(lights, np.zeros(3))
+    assert len(draw) == packing.DRAWS and rows[:, 15].sum() == pytest.approx(1)
+    assert np.bincount(draw) / packing.DRAWS == pytest.approx(rows[:, 15])
     assert rows[1, 3:6] == pytest.approx([0, 0, 0])  # a ball has no normal
     for row in rows[[0, 2]]:
         normal, u, v = row[3:6], row[6:9], row[9:12]

@@ -9,7 +9,7 @@ anew.
                  with Schlick's Fresnel term; only before the first diffuse bounce, afterwards everything is diffuse
     emission     seen by the camera, in mirrors and in gloss; it does not light the room. What emits much (a window's
                  pane, a lamp's shade) reflects nothing; what emits little (a curtain) is a surface that shines as well
-    thin         what the light of the lights and of other surfaces passes: panes, shades, curtains (`render.is_thin`)
+    thin         what the light of the lights and of other surfaces passes: panes, shades, curtains (`packing.is_thin`)
     lights       light the room and are not seen
 """
 
@@ -23,7 +23,7 @@ import mitsuba as mi
 import numpy as np
 from numpy.typing import NDArray
 
-from training.rooms.render import DRAWS, FACE, GLOWING, LIGHT, MATERIAL
+from training.rooms.packing import DRAWS, FACE, GLOWING, LIGHT, MATERIAL
 
 mi.set_variant("llvm_ad_rgb")
 dr.set_thread_count(1)  # worker processes are the parallelism
@@ -84,7 +84,7 @@ def upload(
     lights: Floats,
     light_draw: NDArray[np.uint32],
 ) -> Tables:
-    """Copies the tables of `render.pack` to the device; counts become variables, since a literal is compiled in."""
+    """Copies the tables of `packing.pack` to the device; counts become variables, since a literal is compiled in."""
     return Tables(
         solid,
         thin,
